@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Front door: builds kernels with memfd_dmabuf, boots them and does things there.
+
+# Where everything is built, and the user's own kernel tree instead of Debian's.
+BUILD ?= build
+KSRC ?=
+# make test: run tests whose name matches this extended regular expression.
+T ?=
+# make run: the picture that is shown.
+IMAGE ?=
+
+export KSRC
+
+build := $(abspath $(BUILD))
+selftests := tools/testing/selftests/memfd_dmabuf/config
+fragments-debug := configs/vm.config $(selftests) configs/debug.config
+fragments-bench := configs/vm.config $(selftests)
+fragments-stock := configs/vm.config
+
+# ---------------------------------------------------------------------------
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'KSRC=DIR   use this kernel tree instead of Debian'\''s linux-source-6.12'
+	@echo 'BUILD=DIR  build there (default: build)'
+
+run: bench samples ## show a viewer following a guest's memory, beside udmabuf
+	@scripts/run-demo $(build) $(IMAGE)
+
+test: debug stock selftests ## run all tests, or T=pattern, on the debug kernel
+	@scripts/run-tests $(build) '$(T)'
+
+shell: debug ## a root shell on the debug kernel
+	@BUILD=$(build) scripts/vm-run --tty --numa 2 -- bash
+
+debug: deps ## build the kernel with KASAN, lockdep, kmemleak, KUnit ...
+bench: deps ## build the kernel without debugging aids
+stock: deps ## build that kernel without our patches
+
+refresh: deps ## write edits made in BUILD/linux back to patches/
+	@REFRESH=1 scripts/prepare-tree $(build)/linux patched
+
+check: linux ## checkpatch, sparse, kernel-doc and patch size
+	@scripts/check-style $(build)
+
+clean: ## remove everything built
+	rm -rf $(build) out
+
+.PHONY: help run test shell debug bench stock refresh check clean
+.PHONY: deps linux linux-stock samples selftests
+.DEFAULT_GOAL := help
+
+# ---------------------------------------------------------------------------
+deps:
+	@scripts/deps
+
+linux: deps
+	@mkdir -p $(build)
+	@scripts/prepare-tree $(build)/linux patched
+
+linux-stock: deps
+	@mkdir -p $(build)
+	@scripts/prepare-tree $(build)/linux-stock
+
+debug bench: linux
+	@scripts/build-kernel $@ $(build)/linux $(build)/$@ $(fragments-$@)
+stock: linux-stock
+	@scripts/build-kernel $@ $(build)/linux-stock $(build)/$@ $(fragments-$@)
+
+selftests: linux
+	@scripts/build-selftests $(build)
+
+samples: deps
+	@mkdir -p $(build)/samples
+	@$(MAKE) --no-print-directory -s -C samples/memfd_dmabuf OUTPUT=$(build)/samples
