@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * filemap notifiers: tell somebody who has pages of a file mapped elsewhere
+ * that these pages are leaving the file's page cache.
+ *
+ * See Documentation/driver-api/filemap-notifier.rst.
+ */
+#ifndef _LINUX_FILEMAP_NOTIFIER_H
+#define _LINUX_FILEMAP_NOTIFIER_H
+
+#include <linux/interval_tree.h>
+#include <linux/pagemap.h>
+
+struct filemap_subscription;
+struct filemap_watch;
+
+/**
+ * struct filemap_notifier_ops - what a subscriber is told
+ *
+ * The ranges handed to the operations are in the subscriber's own pages, see
+ * &filemap_notifier.pgoff, and never reach beyond one notifier. Both
+ * operations run with the file's watch lock held for read. They may sleep, but
+ * must not enter direct reclaim (reclaim takes that lock), nor add or remove
+ * notifiers of any file.
+ */
+struct filemap_notifier_ops {
+	/**
+	 * @unmap: pages are about to leave the page cache, or to move
+	 *
+	 * Called for truncate, hole punch, reclaim, migration, split, collapse
+	 * and memory failure, as the file's own mappings are unmapped. When it
+	 * returns, nothing may be mapped at subscriber pages @first to @last
+	 * (inclusive). What is mapped there afterwards is the subscriber's
+	 * business: to be safe it maps a folio only while that folio is locked
+	 * and still belongs to the file.
+	 *
+	 * Context: Usually the folio is locked. No i_mmap_rwsem is held. May
+	 * be called from reclaim: no allocation that could reclaim, no folio
+	 * lock, no dma_resv lock.
+	 */
+	void (*unmap)(struct filemap_subscription *sub, pgoff_t first,
+		      pgoff_t last);
+
+	/**
+	 * @discard_end: the owner of the file has thrown pages away
+	 *
+	 * Called once for each truncate or hole punch that covered whole pages
+	 * of a notifier, when the pages are gone, before the system call
+	 * returns. Optional. (A veto before anything has changed,
+	 * discard_begin, belongs here as well once device importers need it.)
+	 *
+	 * Context: Process context, the file's i_rwsem is held for write.
+	 */
+	void (*discard_end)(struct filemap_subscription *sub, pgoff_t first,
+			    pgoff_t last);
+};
+
+/**
+ * struct filemap_subscription - one subscriber's interest in one file
+ * @ops: what to call
+ * @watch: the file's notifier tree, shared by all its subscribers
+ *
+ * Embed it in whatever the operations need to find.
+ */
+struct filemap_subscription {
+	const struct filemap_notifier_ops *ops;
+	struct filemap_watch *watch;
+};
+
+/**
+ * struct filemap_notifier - a watched interval of a file's page cache
+ * @it: first and last page cache index, inclusive, set by the subscriber
+ * @sub: the subscription for the file, set by the subscriber
+ * @pgoff: the subscriber's page number for the index @it.start
+ */
+struct filemap_notifier {
+	struct interval_tree_node it;
+	struct filemap_subscription *sub;
+	pgoff_t pgoff;
+};
+
+#ifdef CONFIG_FILEMAP_NOTIFIER
+
+int filemap_subscribe(struct filemap_subscription *sub,
+		      struct address_space *mapping,
+		      const struct filemap_notifier_ops *ops);
+void filemap_unsubscribe(struct filemap_subscription *sub);
+void filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr);
+void filemap_notifiers_remove(struct filemap_notifier *notifiers, size_t nr);
+vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
+			     pgoff_t index);
+
+void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
+			    pgoff_t last);
+void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
+				  pgoff_t last);
+
+static inline bool mapping_watched(struct address_space *mapping)
+{
+	return unlikely(test_bit(AS_WATCHED, &mapping->flags));
+}
+
+#else
+
+static inline void __filemap_notify_unmap(struct address_space *mapping,
+					  pgoff_t first, pgoff_t last)
+{
+}
+
+static inline void __filemap_notify_discard_end(struct address_space *mapping,
+						pgoff_t first, pgoff_t last)
+{
+}
+
+static inline bool mapping_watched(struct address_space *mapping)
+{
+	return false;
+}
+
+#endif /* CONFIG_FILEMAP_NOTIFIER */
+
+/**
+ * filemap_notify_unmap() - pages of a file are to be unmapped everywhere
+ * @mapping: the file's page cache
+ * @first: first page cache index
+ * @last: last page cache index, inclusive
+ *
+ * Context: May sleep. The caller keeps @mapping alive and holds no
+ * i_mmap_rwsem; it may hold folio locks.
+ */
+static inline void filemap_notify_unmap(struct address_space *mapping,
+					pgoff_t first, pgoff_t last)
+{
+	if (mapping_watched(mapping))
+		__filemap_notify_unmap(mapping, first, last);
+}
+
+/**
+ * filemap_notify_unmap_folio() - a folio is to be unmapped everywhere
+ * @folio: a locked folio, of a file or not
+ *
+ * Context: May sleep. The folio lock keeps its mapping alive. No i_mmap_rwsem
+ * is held.
+ */
+static inline void filemap_notify_unmap_folio(struct folio *folio)
+{
+	if (!folio_test_anon(folio) && folio->mapping)
+		filemap_notify_unmap(folio->mapping, folio->index,
+				     folio_next_index(folio) - 1);
+}
+
+/**
+ * filemap_notify_discard_end() - pages of a file have been thrown away
+ * @mapping: the file's page cache
+ * @first: first page cache index
+ * @last: last page cache index, inclusive
+ *
+ * Context: Process context under the file's i_rwsem, after the pages have left
+ * the page cache.
+ */
+static inline void filemap_notify_discard_end(struct address_space *mapping,
+					      pgoff_t first, pgoff_t last)
+{
+	if (mapping_watched(mapping))
+		__filemap_notify_discard_end(mapping, first, last);
+}
+
+#endif /* _LINUX_FILEMAP_NOTIFIER_H */

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * filemap notifiers
+ *
+ * Whoever maps pages of a file at a place the file's i_mmap tree does not know
+ * subscribes to the file here, and is told when pages leave its page cache.
+ *
+ * The intervals of a file live in a tree with a lock of its own. That lock is
+ * deliberately not i_mmap_rwsem: a subscriber's ->unmap takes the i_mmap_rwsem
+ * of the file it maps through, and mm_take_all_locks() deadlocks against anyone
+ * who holds two of those.
+ *
+ * Lock order:
+ *	folio lock
+ *	  filemap_watch.lock
+ *	    i_mmap_rwsem (of the subscriber), page table locks
+ */
+
+#include <linux/filemap_notifier.h>
+#include <linux/hashtable.h>
+#include <linux/mm.h>
+#include <linux/rwsem.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+
+/**
+ * struct filemap_watch - a file that has subscribers
+ * @node: in filemap_watches
+ * @mapping: the file's page cache
+ * @lock: for write to change @tree, for read to walk it
+ * @tree: the notifiers of all subscribers
+ * @ref: subscriptions, and walks under way
+ * @rcu: lookups run under RCU
+ */
+struct filemap_watch {
+	struct hlist_node node;
+	struct address_space *mapping;
+	struct rw_semaphore lock;
+	struct rb_root_cached tree;
+	refcount_t ref;
+	struct rcu_head rcu;
+};
+
+static DEFINE_HASHTABLE(filemap_watches, 8);
+/* Serialises changes of filemap_watches and of AS_WATCHED. */
+static DEFINE_SPINLOCK(filemap_watches_lock);
+
+static struct filemap_watch *filemap_watch_get(struct address_space *mapping)
+{
+	struct filemap_watch *watch, *found = NULL;
+
+	rcu_read_lock();
+	hash_for_each_possible_rcu(filemap_watches, watch, node,
+				   (unsigned long)mapping) {
+		if (watch->mapping == mapping &&
+		    refcount_inc_not_zero(&watch->ref)) {
+			found = watch;
+			break;
+		}
+	}
+	rcu_read_unlock();
+
+	return found;
+}
+
+static void filemap_watch_put(struct filemap_watch *watch)
+{
+	if (!refcount_dec_and_lock(&watch->ref, &filemap_watches_lock))
+		return;
+
+	hash_del_rcu(&watch->node);
+	clear_bit(AS_WATCHED, &watch->mapping->flags);
+	spin_unlock(&filemap_watches_lock);
+	kfree_rcu(watch, rcu);
+}
+
+/**
+ * filemap_subscribe() - start to be told about a file
+ * @sub: the subscription to set up
+ * @mapping: the file's page cache
+ * @ops: what to call
+ *
+ * The subscriber hears nothing before it adds notifiers, and keeps the file's
+ * inode alive until filemap_unsubscribe().
+ *
+ * Context: Process context, may sleep.
+ * Return: 0, or -ENOMEM.
+ */
+int filemap_subscribe(struct filemap_subscription *sub,
+		      struct address_space *mapping,
+		      const struct filemap_notifier_ops *ops)
+{
+	struct filemap_watch *watch, *new;
+
+	watch = filemap_watch_get(mapping);
+	if (!watch) {
+		new = kzalloc(sizeof(*new), GFP_KERNEL_ACCOUNT);
+		if (!new)
+			return -ENOMEM;
+
+		new->mapping = mapping;
+		init_rwsem(&new->lock);
+		new->tree = RB_ROOT_CACHED;
+		refcount_set(&new->ref, 1);
+
+		spin_lock(&filemap_watches_lock);
+		watch = filemap_watch_get(mapping);
+		if (!watch) {
+			watch = new;
+			new = NULL;
+			hash_add_rcu(filemap_watches, &watch->node,
+				     (unsigned long)mapping);
+			set_bit(AS_WATCHED, &mapping->flags);
+		}
+		spin_unlock(&filemap_watches_lock);
+		kfree(new);
+	}
+
+	sub->ops = ops;
+	sub->watch = watch;
+	return 0;
+}
+
+/**
+ * filemap_unsubscribe() - stop being told about a file
+ * @sub: a subscription whose notifiers have all been removed
+ *
+ * Context: Process context.
+ */
+void filemap_unsubscribe(struct filemap_subscription *sub)
+{
+	filemap_watch_put(sub->watch);
+}
+
+static void
+filemap_notifiers_change(struct filemap_notifier *notifiers, size_t nr,
+			 void (*change)(struct interval_tree_node *node,
+					struct rb_root_cached *tree))
+{
+	struct filemap_watch *watch, *locked = NULL;
+	size_t i;
+
+	for (i = 0; i < nr; i++) {
+		watch = notifiers[i].sub->watch;
+		/* Reclaim may be waiting: a long list must not hold it up. */
+		if (watch != locked || need_resched() ||
+		    rwsem_is_contended(&watch->lock)) {
+			if (locked)
+				up_write(&locked->lock);
+			cond_resched();
+			down_write(&watch->lock);
+			locked = watch;
+		}
+		change(&notifiers[i].it, &watch->tree);
+	}
+	if (locked)
+		up_write(&locked->lock);
+}
+
+/**
+ * filemap_notifiers_add() - watch intervals
+ * @notifiers: the intervals, with all fields set, possibly of several files
+ * @nr: how many
+ *
+ * Intervals may overlap and repeat. Each is reported on its own. A list that
+ * is grouped by file takes the fewest locks.
+ *
+ * Context: Process context, may sleep. Not from an operation.
+ */
+void filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr)
+{
+	filemap_notifiers_change(notifiers, nr, interval_tree_insert);
+}
+
+/**
+ * filemap_notifiers_remove() - no longer watch intervals
+ * @notifiers: intervals that were added
+ * @nr: how many
+ *
+ * When it returns no operation is running for these notifiers, and none will.
+ *
+ * Context: Process context, may sleep. Not from an operation.
+ */
+void filemap_notifiers_remove(struct filemap_notifier *notifiers, size_t nr)
+{
+	filemap_notifiers_change(notifiers, nr, interval_tree_remove);
+}
+
+enum filemap_event {
+	FILEMAP_UNMAP,
+	FILEMAP_DISCARD_END,
+};
+
+static void filemap_notify(struct address_space *mapping, pgoff_t first,
+			   pgoff_t last, enum filemap_event event)
+{
+	struct filemap_watch *watch = filemap_watch_get(mapping);
+	struct interval_tree_node *it;
+
+	if (!watch)
+		return;
+
+	down_read(&watch->lock);
+	for (it = interval_tree_iter_first(&watch->tree, first, last); it;
+	     it = interval_tree_iter_next(it, first, last)) {
+		struct filemap_notifier *n =
+			container_of(it, struct filemap_notifier, it);
+		const struct filemap_notifier_ops *ops = n->sub->ops;
+		pgoff_t from = n->pgoff + max(first, it->start) - it->start;
+		pgoff_t to = n->pgoff + min(last, it->last) - it->start;
+
+		if (event == FILEMAP_UNMAP)
+			ops->unmap(n->sub, from, to);
+		else if (ops->discard_end)
+			ops->discard_end(n->sub, from, to);
+		cond_resched();
+	}
+	up_read(&watch->lock);
+	filemap_watch_put(watch);
+}
+
+/**
+ * __filemap_notify_unmap() - filemap_notify_unmap() for a watched file
+ * @mapping: the file's page cache
+ * @first: first page cache index
+ * @last: last page cache index, inclusive
+ *
+ * Context: As filemap_notify_unmap().
+ */
+void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
+			    pgoff_t last)
+{
+	filemap_notify(mapping, first, last, FILEMAP_UNMAP);
+}
+
+/**
+ * __filemap_notify_discard_end() - filemap_notify_discard_end() for a watched
+ * file
+ * @mapping: the file's page cache
+ * @first: first page cache index
+ * @last: last page cache index, inclusive
+ *
+ * Context: As filemap_notify_discard_end().
+ */
+void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
+				  pgoff_t last)
+{
+	filemap_notify(mapping, first, last, FILEMAP_DISCARD_END);
+}
+
+/**
+ * filemap_map_folio() - map one page of a folio at the faulting address
+ * @vmf: the fault, in a vma whose pages are not those of its file at vm_pgoff
+ * @folio: a locked folio that belongs to a page cache
+ * @index: page cache index of the page
+ *
+ * finish_fault() would also map the page's neighbours in a large folio, as if
+ * the vma had them there. This maps one page, for a subscriber's ->fault; its
+ * ->map_pages has filemap_map_range().
+ *
+ * Context: The folio lock keeps the page from leaving the file until it is
+ * mapped, so that the subscriber's ->unmap will find it.
+ * Return: VM_FAULT_NOPAGE, VM_FAULT_HWPOISON or VM_FAULT_OOM.
+ */
+vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
+			     pgoff_t index)
+{
+	struct page *page = folio_file_page(folio, index);
+	struct mm_struct *mm = vmf->vma->vm_mm;
+
+	if (PageHWPoison(page))
+		return VM_FAULT_HWPOISON;
+	if (pte_alloc(mm, vmf->pmd))
+		return VM_FAULT_OOM;
+
+	vmf->pte = pte_offset_map_lock(mm, vmf->pmd, vmf->address, &vmf->ptl);
+	if (!vmf->pte)
+		return VM_FAULT_NOPAGE;
+	if (pte_none(ptep_get(vmf->pte))) {
+		folio_get(folio);
+		set_pte_range(vmf, folio, page, 1, vmf->address);
+		inc_mm_counter(mm, mm_counter_file(folio));
+	}
+	pte_unmap_unlock(vmf->pte, vmf->ptl);
+	return VM_FAULT_NOPAGE;
+}

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: GPL-2.0
+/* KUnit tests of the filemap notifier table and of shmem's hooks. */
+
+#include <kunit/test.h>
+#include <linux/completion.h>
+#include <linux/falloc.h>
+#include <linux/file.h>
+#include <linux/filemap_notifier.h>
+#include <linux/fs.h>
+#include <linux/kthread.h>
+#include <linux/shmem_fs.h>
+
+#define MAX_CALLS 16
+
+struct call {
+	pgoff_t first;
+	pgoff_t last;
+};
+
+struct subscriber {
+	struct filemap_subscription sub;
+	struct file *file;
+	unsigned int nr_unmaps;
+	unsigned int nr_discards;
+	struct call unmaps[MAX_CALLS];
+	struct call discards[MAX_CALLS];
+	/* for the test that stops in the middle of a walk */
+	struct completion *entered;
+	struct completion *go_on;
+	bool left;
+};
+
+static void record(struct call *calls, unsigned int *nr, pgoff_t first,
+		   pgoff_t last)
+{
+	if (*nr < MAX_CALLS)
+		calls[*nr] = (struct call){ first, last };
+	++*nr;
+}
+
+static void test_unmap(struct filemap_subscription *sub, pgoff_t first,
+		       pgoff_t last)
+{
+	struct subscriber *s = container_of(sub, struct subscriber, sub);
+
+	record(s->unmaps, &s->nr_unmaps, first, last);
+	if (s->entered) {
+		complete(s->entered);
+		wait_for_completion(s->go_on);
+		WRITE_ONCE(s->left, true);
+	}
+}
+
+static void test_discard_end(struct filemap_subscription *sub, pgoff_t first,
+			     pgoff_t last)
+{
+	struct subscriber *s = container_of(sub, struct subscriber, sub);
+
+	record(s->discards, &s->nr_discards, first, last);
+}
+
+static const struct filemap_notifier_ops test_ops = {
+	.unmap = test_unmap,
+	.discard_end = test_discard_end,
+};
+
+static void put_file(void *file)
+{
+	fput(file);
+	flush_delayed_fput();
+}
+
+static struct file *new_file(struct kunit *test, unsigned long nr_pages)
+{
+	struct file *file = shmem_file_setup("kunit", nr_pages << PAGE_SHIFT, 0);
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, put_file, file));
+	return file;
+}
+
+static struct subscriber *new_subscriber(struct kunit *test, struct file *file)
+{
+	struct subscriber *s = kunit_kzalloc(test, sizeof(*s), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, s);
+	s->file = file;
+	KUNIT_ASSERT_EQ(test, 0,
+			filemap_subscribe(&s->sub, file->f_mapping, &test_ops));
+	return s;
+}
+
+static struct filemap_notifier notifier(struct subscriber *s, pgoff_t start,
+					pgoff_t last, pgoff_t pgoff)
+{
+	return (struct filemap_notifier){
+		.it = { .start = start, .last = last },
+		.sub = &s->sub,
+		.pgoff = pgoff,
+	};
+}
+
+static void expect_call(struct kunit *test, const struct subscriber *s,
+			unsigned int i, pgoff_t first, pgoff_t last)
+{
+	KUNIT_EXPECT_EQ(test, s->unmaps[i].first, first);
+	KUNIT_EXPECT_EQ(test, s->unmaps[i].last, last);
+}
+
+/* What is reported is cut to the interval and in the subscriber's pages. */
+static void translation_test(struct kunit *test)
+{
+	struct file *file = new_file(test, 64);
+	struct subscriber *s = new_subscriber(test, file);
+	struct filemap_notifier n = notifier(s, 10, 19, 100);
+
+	filemap_notifiers_add(&n, 1);
+
+	filemap_notify_unmap(file->f_mapping, 0, 9);
+	filemap_notify_unmap(file->f_mapping, 20, ULONG_MAX);
+	KUNIT_EXPECT_EQ(test, s->nr_unmaps, 0);
+
+	filemap_notify_unmap(file->f_mapping, 0, 10);
+	filemap_notify_unmap(file->f_mapping, 12, 14);
+	filemap_notify_unmap(file->f_mapping, 19, 30);
+	filemap_notify_unmap(file->f_mapping, 0, ULONG_MAX);
+	KUNIT_ASSERT_EQ(test, s->nr_unmaps, 4);
+	expect_call(test, s, 0, 100, 100);
+	expect_call(test, s, 1, 102, 104);
+	expect_call(test, s, 2, 109, 109);
+	expect_call(test, s, 3, 100, 109);
+
+	filemap_notifiers_remove(&n, 1);
+	filemap_notify_unmap(file->f_mapping, 0, ULONG_MAX);
+	KUNIT_EXPECT_EQ(test, s->nr_unmaps, 4);
+	filemap_unsubscribe(&s->sub);
+}
+
+/* Overlapping, equal and nested intervals each hear of their own part. */
+static void overlap_test(struct kunit *test)
+{
+	struct file *file = new_file(test, 64);
+	struct subscriber *a = new_subscriber(test, file);
+	struct subscriber *b = new_subscriber(test, file);
+	struct filemap_notifier n[] = {
+		notifier(a, 0, 9, 0),
+		notifier(a, 5, 14, 10),
+		notifier(a, 5, 14, 20),
+		notifier(b, 6, 7, 0),
+	};
+
+	filemap_notifiers_add(n, ARRAY_SIZE(n));
+	filemap_notify_unmap(file->f_mapping, 7, 20);
+	KUNIT_EXPECT_EQ(test, a->nr_unmaps, 3);
+	KUNIT_EXPECT_EQ(test, b->nr_unmaps, 1);
+	expect_call(test, a, 0, 7, 9);
+	expect_call(test, b, 0, 1, 1);
+	/* the two equal ones come in either order */
+	KUNIT_EXPECT_EQ(test, a->unmaps[1].first + a->unmaps[2].first, 12 + 22);
+	KUNIT_EXPECT_EQ(test, a->unmaps[1].last + a->unmaps[2].last, 19 + 29);
+
+	filemap_notifiers_remove(n, 3);
+	filemap_notify_unmap(file->f_mapping, 0, ULONG_MAX);
+	KUNIT_EXPECT_EQ(test, a->nr_unmaps, 3);
+	KUNIT_EXPECT_EQ(test, b->nr_unmaps, 2);
+	filemap_notifiers_remove(n + 3, 1);
+	filemap_unsubscribe(&a->sub);
+	filemap_unsubscribe(&b->sub);
+}
+
+/* Large lists that alternate between files are added and removed whole. */
+static void bulk_test(struct kunit *test)
+{
+	const unsigned int nr = 20000;
+	struct subscriber *s[2];
+	struct filemap_notifier *n;
+	unsigned int i;
+
+	for (i = 0; i < 2; i++)
+		s[i] = new_subscriber(test, new_file(test, nr));
+	n = kvcalloc(nr, sizeof(*n), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, n);
+	/* backwards, and every third page in the other file */
+	for (i = 0; i < nr; i++)
+		n[i] = notifier(s[i % 3 == 0], nr - 1 - i, nr - 1 - i, i);
+
+	filemap_notifiers_add(n, nr);
+	filemap_notify_unmap(s[0]->file->f_mapping, 0, ULONG_MAX);
+	filemap_notify_unmap(s[1]->file->f_mapping, 0, ULONG_MAX);
+	KUNIT_EXPECT_EQ(test, s[1]->nr_unmaps, DIV_ROUND_UP(nr, 3));
+	KUNIT_EXPECT_EQ(test, s[0]->nr_unmaps, nr - DIV_ROUND_UP(nr, 3));
+
+	filemap_notifiers_remove(n, nr / 2);
+	s[0]->nr_unmaps = 0;
+	s[1]->nr_unmaps = 0;
+	filemap_notify_unmap(s[0]->file->f_mapping, 0, ULONG_MAX);
+	filemap_notify_unmap(s[1]->file->f_mapping, 0, ULONG_MAX);
+	KUNIT_EXPECT_EQ(test, s[0]->nr_unmaps + s[1]->nr_unmaps, nr - nr / 2);
+
+	filemap_notifiers_remove(n + nr / 2, nr - nr / 2);
+	filemap_notify_unmap(s[0]->file->f_mapping, 0, ULONG_MAX);
+	KUNIT_EXPECT_EQ(test, s[0]->nr_unmaps + s[1]->nr_unmaps, nr - nr / 2);
+	kvfree(n);
+	for (i = 0; i < 2; i++)
+		filemap_unsubscribe(&s[i]->sub);
+}
+
+/* Files do not hear of each other, and are watched only while they must be. */
+static void many_files_test(struct kunit *test)
+{
+	const unsigned int nr = 1000;
+	struct filemap_notifier *n;
+	struct subscriber **s;
+	unsigned int i, wrong;
+
+	s = kunit_kcalloc(test, nr, sizeof(*s), GFP_KERNEL);
+	n = kunit_kcalloc(test, nr, sizeof(*n), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, s);
+	KUNIT_ASSERT_NOT_NULL(test, n);
+	for (i = 0; i < nr; i++) {
+		struct file *file = new_file(test, 1);
+
+		KUNIT_ASSERT_FALSE(test, mapping_watched(file->f_mapping));
+		s[i] = new_subscriber(test, file);
+		KUNIT_ASSERT_TRUE(test, mapping_watched(file->f_mapping));
+		n[i] = notifier(s[i], 0, 0, i);
+	}
+	filemap_notifiers_add(n, nr);
+
+	for (i = 0; i < nr; i += 2)
+		filemap_notify_unmap(s[i]->file->f_mapping, 0, 0);
+	for (i = 0, wrong = 0; i < nr; i++)
+		wrong += s[i]->nr_unmaps != (i % 2 == 0);
+	KUNIT_EXPECT_EQ(test, wrong, 0);
+
+	filemap_notifiers_remove(n, nr);
+	for (i = 0, wrong = 0; i < nr; i++) {
+		filemap_unsubscribe(&s[i]->sub);
+		wrong += mapping_watched(s[i]->file->f_mapping);
+	}
+	KUNIT_EXPECT_EQ(test, wrong, 0);
+}
+
+/* A file stays watched until its last subscriber has gone. */
+static void shared_watch_test(struct kunit *test)
+{
+	struct file *file = new_file(test, 1);
+	struct subscriber *a = new_subscriber(test, file);
+	struct subscriber *b = new_subscriber(test, file);
+	struct filemap_notifier n = notifier(b, 0, 0, 0);
+
+	KUNIT_EXPECT_PTR_EQ(test, a->sub.watch, b->sub.watch);
+	filemap_notifiers_add(&n, 1);
+	filemap_unsubscribe(&a->sub);
+	KUNIT_EXPECT_TRUE(test, mapping_watched(file->f_mapping));
+	filemap_notify_unmap(file->f_mapping, 0, 0);
+	KUNIT_EXPECT_EQ(test, b->nr_unmaps, 1);
+	filemap_notifiers_remove(&n, 1);
+	filemap_unsubscribe(&b->sub);
+	KUNIT_EXPECT_FALSE(test, mapping_watched(file->f_mapping));
+}
+
+static int notify_thread(void *mapping)
+{
+	filemap_notify_unmap(mapping, 0, ULONG_MAX);
+	return 0;
+}
+
+struct removal {
+	struct filemap_notifier *n;
+	struct subscriber *s;
+	struct completion started;
+	bool after_op;
+};
+
+static int remove_thread(void *data)
+{
+	struct removal *r = data;
+
+	complete(&r->started);
+	filemap_notifiers_remove(r->n, 1);
+	r->after_op = READ_ONCE(r->s->left);
+	return 0;
+}
+
+/*
+ * While one file is walked another file's notifiers can go, and removing the
+ * walked file's own waits for the operation under way.
+ */
+static void removal_during_walk_test(struct kunit *test)
+{
+	DECLARE_COMPLETION_ONSTACK(entered);
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct subscriber *a = new_subscriber(test, new_file(test, 1));
+	struct subscriber *b = new_subscriber(test, new_file(test, 1));
+	struct filemap_notifier na = notifier(a, 0, 0, 0);
+	struct filemap_notifier nb = notifier(b, 0, 0, 0);
+	struct removal removal = { .n = &na, .s = a };
+	struct task_struct *walker, *remover;
+
+	init_completion(&removal.started);
+	a->entered = &entered;
+	a->go_on = &go_on;
+	filemap_notifiers_add(&na, 1);
+	filemap_notifiers_add(&nb, 1);
+
+	walker = kthread_create(notify_thread, a->file->f_mapping, "walker");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(walker));
+	get_task_struct(walker);
+	wake_up_process(walker);
+	wait_for_completion(&entered);
+
+	filemap_notifiers_remove(&nb, 1);
+	filemap_unsubscribe(&b->sub);
+	KUNIT_EXPECT_FALSE(test, mapping_watched(b->file->f_mapping));
+
+	remover = kthread_create(remove_thread, &removal, "remover");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(remover));
+	get_task_struct(remover);
+	wake_up_process(remover);
+	wait_for_completion(&removal.started);
+	complete(&go_on);
+
+	kthread_stop_put(walker);
+	kthread_stop_put(remover);
+	KUNIT_EXPECT_TRUE(test, removal.after_op);
+	filemap_unsubscribe(&a->sub);
+}
+
+static void fill(struct kunit *test, struct file *file, pgoff_t nr)
+{
+	KUNIT_ASSERT_EQ(test, 0, vfs_fallocate(file, 0, 0, nr << PAGE_SHIFT));
+}
+
+/* shmem tells of a hole punch and a truncate, once each, of whole pages. */
+static void shmem_discard_test(struct kunit *test)
+{
+	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	struct file *file = new_file(test, 64);
+	struct subscriber *s = new_subscriber(test, file);
+	struct filemap_notifier n = notifier(s, 8, 23, 100);
+
+	filemap_notifiers_add(&n, 1);
+	fill(test, file, 64);
+	KUNIT_EXPECT_EQ(test, s->nr_unmaps, 0);
+
+	KUNIT_EXPECT_EQ(test, 0, vfs_fallocate(file, punch, 9 * PAGE_SIZE,
+					       2 * PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, s->nr_discards, 1);
+	KUNIT_EXPECT_EQ(test, s->discards[0].first, 101);
+	KUNIT_EXPECT_EQ(test, s->discards[0].last, 102);
+	KUNIT_EXPECT_GE(test, s->nr_unmaps, 1);
+
+	/* less than a page, and other pages */
+	KUNIT_EXPECT_EQ(test, 0, vfs_fallocate(file, punch, 12 * PAGE_SIZE + 8,
+					       PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0, vfs_fallocate(file, punch, 0, 8 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, s->nr_discards, 1);
+
+	KUNIT_EXPECT_EQ(test, 0, vfs_truncate(&file->f_path, 20 * PAGE_SIZE - 1));
+	KUNIT_EXPECT_EQ(test, s->nr_discards, 2);
+	KUNIT_EXPECT_EQ(test, s->discards[1].first, 112);
+	KUNIT_EXPECT_EQ(test, s->discards[1].last, 115);
+
+	/* growing discards nothing */
+	KUNIT_EXPECT_EQ(test, 0, vfs_truncate(&file->f_path, 64 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, s->nr_discards, 2);
+
+	filemap_notifiers_remove(&n, 1);
+	filemap_unsubscribe(&s->sub);
+}
+
+static struct kunit_case filemap_notifier_cases[] = {
+	KUNIT_CASE(translation_test),
+	KUNIT_CASE(overlap_test),
+	KUNIT_CASE(bulk_test),
+	KUNIT_CASE(many_files_test),
+	KUNIT_CASE(shared_watch_test),
+	KUNIT_CASE(removal_during_walk_test),
+	KUNIT_CASE(shmem_discard_test),
+	{}
+};
+
+static struct kunit_suite filemap_notifier_suite = {
+	.name = "filemap_notifier",
+	.test_cases = filemap_notifier_cases,
+};
+kunit_test_suite(filemap_notifier_suite);
+
+MODULE_DESCRIPTION("KUnit tests of filemap notifiers");
+MODULE_LICENSE("GPL");
