@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What all memfd_dmabuf tests need. */
+#ifndef MEMFD_DMABUF_COMMON_H
+#define MEMFD_DMABUF_COMMON_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <linux/memfd.h>
+#include <linux/memfd_dmabuf.h>
+#include <linux/mempolicy.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#define PAGE 4096UL
+
+#define PM_PFN(e)	((e) & ((1ULL << 55) - 1))
+#define PM_PRESENT	(1ULL << 63)
+
+static inline int open_device(void)
+{
+	return open("/dev/memfd_dmabuf", O_RDWR | O_CLOEXEC);
+}
+
+/* Returns the dma-buf, or -errno. */
+static inline int create_flags(int dev, unsigned int flags,
+			       struct memfd_dmabuf_range *ranges,
+			       unsigned int count)
+{
+	struct memfd_dmabuf_create create = {
+		.flags = flags,
+		.count = count,
+		.ranges = (uintptr_t)ranges,
+	};
+	int fd = ioctl(dev, MEMFD_DMABUF_CREATE, &create);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static inline int create(int dev, struct memfd_dmabuf_range *ranges,
+			 unsigned int count)
+{
+	return create_flags(dev, MEMFD_DMABUF_CLOEXEC, ranges, count);
+}
+
+static inline struct memfd_dmabuf_range range(int fd, unsigned long page,
+					      unsigned long nr)
+{
+	return (struct memfd_dmabuf_range) {
+		.fd = fd,
+		.offset = page * PAGE,
+		.size = nr * PAGE,
+	};
+}
+
+static inline int new_memfd(unsigned long pages)
+{
+	int fd = memfd_create("memfd_dmabuf test",
+			      MFD_ALLOW_SEALING | MFD_CLOEXEC);
+
+	if (fd >= 0 && ftruncate(fd, pages * PAGE)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static inline char *map_shared(int fd, unsigned long pages)
+{
+	return mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		    0);
+}
+
+static inline int punch(int fd, unsigned long page, unsigned long nr)
+{
+	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			 page * PAGE, nr * PAGE);
+}
+
+/* A page whose every word says which page of which file it is, and when. */
+static inline uint64_t tag(unsigned int file, unsigned int page,
+			   unsigned int version)
+{
+	return (uint64_t)file << 48 | (uint64_t)version << 32 | (page + 1);
+}
+
+static inline void fill_page(void *addr, uint64_t value)
+{
+	for (unsigned int i = 0; i < PAGE / 8; i++)
+		((volatile uint64_t *)addr)[i] = value;
+}
+
+static inline bool page_is(const void *addr, uint64_t value)
+{
+	for (unsigned int i = 0; i < PAGE / 8; i++)
+		if (((const volatile uint64_t *)addr)[i] != value)
+			return false;
+	return true;
+}
+
+/* Write a page without mapping the file. */
+static inline bool write_page(int fd, unsigned int page, uint64_t value)
+{
+	uint64_t data[PAGE / 8];
+
+	fill_page(data, value);
+	return pwrite(fd, data, PAGE, page * PAGE) == PAGE;
+}
+
+static __thread sigjmp_buf sigbus_jump;
+static __thread void *volatile sigbus_addr;
+
+static inline void sigbus_handler(int sig, siginfo_t *info, void *context)
+{
+	sigbus_addr = info->si_addr;
+	siglongjmp(sigbus_jump, 1);
+}
+
+static inline void catch_sigbus(void)
+{
+	struct sigaction sa = {
+		.sa_sigaction = sigbus_handler,
+		.sa_flags = SA_SIGINFO | SA_NODEFER,
+	};
+
+	sigaction(SIGBUS, &sa, NULL);
+}
+
+/* Does reading (or writing) this byte give SIGBUS, at this address? */
+static inline bool access_sigbus(void *addr, bool write)
+{
+	sigbus_addr = NULL;
+	if (sigsetjmp(sigbus_jump, 0))
+		return sigbus_addr == addr;
+	if (write)
+		*(volatile char *)addr = 1;
+	else
+		(void)*(volatile char *)addr;
+	return false;
+}
+
+static inline uint64_t pagemap(const void *addr)
+{
+	static int fd = -1;
+	uint64_t entry = 0;
+
+	if (fd < 0)
+		fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (pread(fd, &entry, 8, (uintptr_t)addr / PAGE * 8) != 8)
+		return 0;
+	return entry;
+}
+
+static inline bool mapped(const void *addr)
+{
+	return pagemap(addr) & PM_PRESENT;
+}
+
+static inline int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	n = write(fd, text, strlen(text));
+	if (n < 0)
+		n = -errno;
+	close(fd);
+	return n < 0 ? n : 0;
+}
+
+/* The number behind @key in a file of lines "key number", or -1. */
+static inline long read_key(const char *path, const char *key)
+{
+	char name[128];
+	long value, found = -1;
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		return -1;
+	while (found < 0 && fscanf(f, "%127s %ld%*[^\n]", name, &value) == 2)
+		if (!strcmp(name, key))
+			found = value;
+	fclose(f);
+	return found;
+}
+
+/* Pages pinned with FOLL_PIN right now, in the whole system. */
+static inline long pinned_pages(void)
+{
+	return read_key("/proc/vmstat", "nr_foll_pin_acquired") -
+	       read_key("/proc/vmstat", "nr_foll_pin_released");
+}
+
+/* Pages of the file that are in memory, not in swap. */
+static inline long resident(int fd, unsigned long pages)
+{
+	unsigned char *vec = calloc(pages, 1);
+	char *map = mmap(NULL, pages * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	long nr = -1;
+
+	if (vec && map != MAP_FAILED && !mincore(map, pages * PAGE, vec)) {
+		nr = 0;
+		for (unsigned long i = 0; i < pages; i++)
+			nr += vec[i] & 1;
+	}
+	if (map != MAP_FAILED)
+		munmap(map, pages * PAGE);
+	free(vec);
+	return nr;
+}
+
+/* Move a page of this process to a node, or with -1 ask where it is. */
+static inline int move_page(void *addr, int node)
+{
+	int status = -1;
+
+	if (syscall(SYS_move_pages, 0, 1UL, &addr, node < 0 ? NULL : &node,
+		    &status, node < 0 ? 0 : MPOL_MF_MOVE_ALL))
+		return -errno;
+	return status;
+}
+
+#endif /* MEMFD_DMABUF_COMMON_H */
