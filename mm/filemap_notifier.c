@@ -65,13 +65,12 @@ static struct filemap_watch *filemap_watch_get(struct address_space *mapping)
 
 static void filemap_watch_put(struct filemap_watch *watch)
 {
-	if (!refcount_dec_and_lock(&watch->ref, &filemap_watches_lock))
-		return;
-
-	hash_del_rcu(&watch->node);
-	clear_bit(AS_WATCHED, &watch->mapping->flags);
-	spin_unlock(&filemap_watches_lock);
-	kfree_rcu(watch, rcu);
+	if (refcount_dec_and_lock(&watch->ref, &filemap_watches_lock)) {
+		hash_del_rcu(&watch->node);
+		clear_bit(AS_WATCHED, &watch->mapping->flags);
+		spin_unlock(&filemap_watches_lock);
+		kfree_rcu(watch, rcu);
+	}
 }
 
 /**

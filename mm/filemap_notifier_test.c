@@ -385,6 +385,7 @@ static struct kunit_suite filemap_notifier_suite = {
 	.name = "filemap_notifier",
 	.test_cases = filemap_notifier_cases,
 };
+
 kunit_test_suite(filemap_notifier_suite);
 
 MODULE_DESCRIPTION("KUnit tests of filemap notifiers");

@@ -198,13 +198,18 @@ static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 		if (vm_flags & VM_WRITE)
 			return -EACCES;
 		vm_flags &= ~VM_MAYWRITE;
-	} else {
-		/* As if the files were mapped: they may have been sealed. */
-		list_for_each_entry(backing, &buf->files, node) {
-			ret = memfd_check_seals_mmap(backing->file, &vm_flags);
-			if (ret)
-				return ret;
+	}
+
+	/* As if the files were mapped: they may have been sealed since. */
+	list_for_each_entry(backing, &buf->files, node) {
+		if (path_noexec(&backing->file->f_path)) {
+			if (vm_flags & VM_EXEC)
+				return -EPERM;
+			vm_flags &= ~VM_MAYEXEC;
 		}
+		ret = memfd_check_seals_mmap(backing->file, &vm_flags);
+		if (ret)
+			return ret;
 	}
 
 	/* dma_buf checked the size, and mremap() would not ask it again. */

@@ -3,8 +3,8 @@
 #ifndef MEMFD_DMABUF_DEMO_H
 #define MEMFD_DMABUF_DEMO_H
 
-#include <stdint.h>
 #include <stddef.h>
+#include <linux/types.h>
 
 #define WIDTH		640
 #define HEIGHT		400
@@ -19,14 +19,14 @@ struct look {
 
 /* viewer to guest: a checksum of each page it saw */
 struct seen {
-	uint64_t sums[FRAME_PAGES];
+	__u64 sums[FRAME_PAGES];
 };
 
 /* FNV-1a */
-static inline uint64_t page_sum(const void *page)
+static inline __u64 page_sum(const void *page)
 {
 	const unsigned char *p = page;
-	uint64_t sum = 0xcbf29ce484222325;
+	__u64 sum = 0xcbf29ce484222325;
 
 	for (size_t i = 0; i < PAGE; i++)
 		sum = (sum ^ p[i]) * 0x100000001b3;

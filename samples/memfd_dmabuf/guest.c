@@ -233,7 +233,7 @@ static bool migrate(char *text)
 
 	for (unsigned int i = 0; i < FRAME_PAGES; i++) {
 		pages[i] = ram + ram_page(i) * PAGE;
-		(void)*(volatile char *)pages[i];
+		__atomic_load_n((char *)pages[i], __ATOMIC_RELAXED);
 	}
 	if (syscall(SYS_move_pages, 0, (unsigned long)FRAME_PAGES, pages, NULL,
 		    nodes, 0))

@@ -58,11 +58,10 @@ TRACE_EVENT(memfd_dmabuf_fault,
 		__entry->ret = (__force unsigned int)ret;
 	),
 
-	TP_printk("ino=%lu address=0x%lx pgoff=%lu file_ino=%lu index=%lu %s ret=%s",
+	TP_printk("ino=%lu address=0x%lx pgoff=%lu file_ino=%lu index=%lu %s ret=0x%x",
 		  __entry->ino, __entry->address, __entry->pgoff,
 		  __entry->file_ino, __entry->index,
-		  __entry->write ? "write" : "read",
-		  __print_flags(__entry->ret, "|", VM_FAULT_RESULT_TRACE))
+		  __entry->write ? "write" : "read", __entry->ret)
 );
 
 TRACE_EVENT(memfd_dmabuf_unmap,

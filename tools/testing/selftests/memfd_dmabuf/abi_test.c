@@ -608,6 +608,45 @@ TEST_F(abi, tmpfs_file)
 	rmdir(dir);
 }
 
+/* What may not be mapped for execution as a file may not as a buffer. */
+TEST_F(abi, noexec)
+{
+	char dir[] = "/tmp/memfd_dmabuf.XXXXXX", path[64];
+	struct memfd_dmabuf_range r;
+	int fd, buf;
+	char *map;
+
+	ASSERT_NE(NULL, mkdtemp(dir));
+	ASSERT_EQ(0, mount("tmpfs", dir, "tmpfs", MS_NOEXEC, NULL));
+	snprintf(path, sizeof(path), "%s/ram", dir);
+	fd = open(path, O_RDWR | O_CREAT, 0600);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, PAGE));
+	r = range(fd, 0, 1);
+	buf = create(self->dev, &r, 1);
+	ASSERT_LE(0, buf);
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, PAGE, PROT_READ | PROT_EXEC,
+				   MAP_SHARED, buf, 0));
+	EXPECT_EQ(EPERM, errno);
+	map = map_shared(buf, 1);
+	ASSERT_NE(MAP_FAILED, map);
+	EXPECT_EQ(-1, mprotect(map, PAGE, PROT_READ | PROT_EXEC));
+	EXPECT_EQ(EACCES, errno);
+	munmap(map, PAGE);
+	close(buf);
+
+	/* a memfd may */
+	r = range(self->memfd, 0, 1);
+	buf = create(self->dev, &r, 1);
+	map = mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, buf, 0);
+	EXPECT_NE(MAP_FAILED, map);
+	munmap(map, PAGE);
+	close(buf);
+	close(fd);
+	EXPECT_EQ(0, umount(dir));
+	rmdir(dir);
+}
+
 /* debugfs lists the buffer, with its mappings, while it lives. */
 TEST_F(abi, debugfs)
 {
@@ -646,7 +685,7 @@ TEST_F(abi, debugfs)
 TEST_F(abi, tracepoints)
 {
 	const char *dir = "/sys/kernel/tracing/";
-	const char *names[] = { "create", "fault", "unmap", "release" };
+	static const char * const names[] = { "create", "fault", "unmap", "release" };
 	struct memfd_dmabuf_range r = range(self->memfd, 3, 1);
 	char path[128], line[512], *map;
 	int seen[4] = { 0 }, buf;
@@ -675,7 +714,7 @@ TEST_F(abi, tracepoints)
 				seen[i]++;
 		}
 		if (strstr(line, " memfd_dmabuf_fault: ")) {
-			EXPECT_NE(NULL, strstr(line, "index=3 write ret=NOPAGE"));
+			EXPECT_NE(NULL, strstr(line, "index=3 write ret=0x100\n"));
 		}
 	}
 	fclose(f);

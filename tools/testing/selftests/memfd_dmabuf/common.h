@@ -26,8 +26,13 @@
 
 #define PAGE 4096UL
 
-#define PM_PFN(e)	((e) & ((1ULL << 55) - 1))
-#define PM_PRESENT	(1ULL << 63)
+#define PM_PFN(e)	((e) & (PM_SOFT_DIRTY - 1))
+#define PM_SOFT_DIRTY	0x0080000000000000ULL
+#define PM_PRESENT	0x8000000000000000ULL
+
+/* An access that the compiler does not leave out, or do twice. */
+#define PEEK(p)		__atomic_load_n(p, __ATOMIC_RELAXED)
+#define POKE(p, value)	__atomic_store_n(p, value, __ATOMIC_RELAXED)
 
 static inline int open_device(void)
 {
@@ -98,14 +103,18 @@ static inline uint64_t tag(unsigned int file, unsigned int page,
 
 static inline void fill_page(void *addr, uint64_t value)
 {
+	uint64_t *words = addr;
+
 	for (unsigned int i = 0; i < PAGE / 8; i++)
-		((volatile uint64_t *)addr)[i] = value;
+		POKE(&words[i], value);
 }
 
 static inline bool page_is(const void *addr, uint64_t value)
 {
+	const uint64_t *words = addr;
+
 	for (unsigned int i = 0; i < PAGE / 8; i++)
-		if (((const volatile uint64_t *)addr)[i] != value)
+		if (PEEK(&words[i]) != value)
 			return false;
 	return true;
 }
@@ -120,7 +129,7 @@ static inline bool write_page(int fd, unsigned int page, uint64_t value)
 }
 
 static __thread sigjmp_buf sigbus_jump;
-static __thread void *volatile sigbus_addr;
+static __thread void *sigbus_addr;
 
 static inline void sigbus_handler(int sig, siginfo_t *info, void *context)
 {
@@ -139,19 +148,19 @@ static inline void catch_sigbus(void)
 }
 
 /* Does reading (or writing) this byte give SIGBUS, at this address? */
-static inline bool access_sigbus(void *addr, bool write)
+static inline bool access_sigbus(char *addr, bool write)
 {
 	sigbus_addr = NULL;
 	if (sigsetjmp(sigbus_jump, 0))
 		return sigbus_addr == addr;
 	if (write)
-		*(volatile char *)addr = 1;
+		POKE(addr, 1);
 	else
-		(void)*(volatile char *)addr;
+		PEEK(addr);
 	return false;
 }
 
-static inline uint64_t pagemap(const void *addr)
+static inline uint64_t pagemap_entry(const void *addr)
 {
 	static int fd = -1;
 	uint64_t entry = 0;
@@ -165,7 +174,7 @@ static inline uint64_t pagemap(const void *addr)
 
 static inline bool mapped(const void *addr)
 {
-	return pagemap(addr) & PM_PRESENT;
+	return pagemap_entry(addr) & PM_PRESENT;
 }
 
 static inline int write_file(const char *path, const char *text)

@@ -25,6 +25,22 @@ static bool page_is_compound(uint64_t pfn)
 	return flags & (1 << KPF_COMPOUND_HEAD | 1 << KPF_COMPOUND_TAIL);
 }
 
+/* Address space for @pages, from a huge page boundary. */
+static char *reserve(unsigned long pages)
+{
+	char *area = mmap(NULL, pages * PAGE + (2 << 20), PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *start;
+
+	if (area == MAP_FAILED)
+		return area;
+	start = (char *)(((uintptr_t)area + (2 << 20) - 1) & -(2UL << 20));
+	if (start > area)
+		munmap(area, start - area);
+	munmap(start + pages * PAGE, area + (2 << 20) - start);
+	return start;
+}
+
 FIXTURE(leak) {
 	int dev;
 	int memfd;
@@ -56,12 +72,14 @@ FIXTURE_SETUP(leak)
 	}
 	self->memfd = new_memfd(FILE_PAGES);
 	ASSERT_LE(0, self->memfd);
-	/* by touching a mapping: mTHP sizes are for those only */
-	self->file = map_shared(self->memfd, FILE_PAGES);
-	ASSERT_NE(MAP_FAILED, self->file);
+	/* by touching an aligned mapping: mTHP sizes are for those only */
+	self->file = reserve(FILE_PAGES);
+	ASSERT_EQ(self->file, mmap(self->file, FILE_PAGES * PAGE,
+				   PROT_READ | PROT_WRITE,
+				   MAP_SHARED | MAP_FIXED, self->memfd, 0));
 	for (unsigned long p = 0; p < FILE_PAGES; p++) {
 		fill_page(self->file + p * PAGE, tag(1, p, 1));
-		large += page_is_compound(PM_PFN(pagemap(self->file + p * PAGE)));
+		large += page_is_compound(PM_PFN(pagemap_entry(self->file + p * PAGE)));
 	}
 	/* or else the test proves nothing */
 	if (variant->mthp || !strcmp(variant->shmem_enabled, "always")) {
@@ -92,11 +110,11 @@ static void touch(char *map, unsigned long nr, enum access access)
 	switch (access) {
 	case READ:
 		for (i = 0; i < nr; i++)
-			(void)*(volatile char *)(map + i * PAGE);
+			PEEK(map + i * PAGE);
 		break;
 	case WRITE:
 		for (i = 0; i < nr; i++)
-			*(volatile char *)(map + i * PAGE) = map[i * PAGE];
+			POKE(map + i * PAGE, PEEK(map + i * PAGE));
 		break;
 	case POPULATE_READ:
 		madvise(map, nr * PAGE, MADV_POPULATE_READ);
@@ -114,7 +132,7 @@ static void check_list(struct __test_metadata *_metadata, int dev, int memfd,
 {
 	struct memfd_dmabuf_range *r = calloc(nr, sizeof(*r));
 	unsigned long i, wrong = 0, missing = 0;
-	char *area, *map;
+	char *map;
 	int buf;
 
 	for (i = 0; i < nr; i++)
@@ -124,17 +142,14 @@ static void check_list(struct __test_metadata *_metadata, int dev, int memfd,
 	free(r);
 
 	/* at a huge page boundary: the most tempting place for a huge pmd */
-	area = mmap(NULL, nr * PAGE + (4 << 20), PROT_NONE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, area);
-	map = (char *)(((uintptr_t)area + (2 << 20) - 1) & -(2UL << 20));
+	map = reserve(nr);
 	ASSERT_EQ(map, mmap(map, nr * PAGE, PROT_READ | PROT_WRITE,
 			    MAP_SHARED | MAP_FIXED, buf, 0));
 
 	touch(map, nr, access);
 	for (i = 0; i < nr; i++) {
-		uint64_t here = pagemap(map + i * PAGE);
-		uint64_t there = pagemap(file + list[i] * PAGE);
+		uint64_t here = pagemap_entry(map + i * PAGE);
+		uint64_t there = pagemap_entry(file + list[i] * PAGE);
 
 		if (!(here & PM_PRESENT))
 			missing++;
@@ -145,7 +160,7 @@ static void check_list(struct __test_metadata *_metadata, int dev, int memfd,
 	}
 	EXPECT_EQ(0, wrong);
 	EXPECT_EQ(0, missing);
-	munmap(area, nr * PAGE + (4 << 20));
+	munmap(map, nr * PAGE);
 	close(buf);
 }
 

@@ -265,7 +265,7 @@ TEST_F(map, move_pages)
 		char *addr = i % 2 ? in_map(i) : in_file(i);
 
 		ASSERT_LE(0, from);
-		*(volatile char *)addr;
+		PEEK(addr);
 		EXPECT_EQ(!from, move_page(addr, !from));
 		EXPECT_FALSE(mapped(in_map(i)));
 		EXPECT_TRUE(page_is(in_map(i), tag(1, page_of(i), 1)));

@@ -10,7 +10,6 @@
 
 #include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <sys/wait.h>
 #include <time.h>
 #include "../kselftest_harness.h"
@@ -38,8 +37,8 @@ static struct storm {
 	char *file;
 	char *map;
 	time_t end;
-	_Atomic unsigned long errors;
-	_Atomic unsigned long rounds[16];
+	unsigned long errors;
+	unsigned long rounds[16];
 } *storm;
 
 /* Every page once, none next to its neighbour; owned ones come first. */
@@ -51,13 +50,13 @@ static unsigned int file_page(unsigned int i)
 
 static bool more(unsigned int who)
 {
-	storm->rounds[who]++;
+	storm->rounds[who]++;	/* each actor has its own */
 	return time(NULL) < storm->end;
 }
 
 static void error(const char *what, unsigned int page, uint64_t got)
 {
-	if (storm->errors++ < 10)
+	if (__atomic_fetch_add(&storm->errors, 1, __ATOMIC_RELAXED) < 10)
 		fprintf(stderr, "# %s: page %u has %#llx\n", what, page,
 			(unsigned long long)got);
 }
@@ -73,7 +72,7 @@ static int check_page(const char *addr, unsigned int p)
 
 		if (sigsetjmp(sigbus_jump, 0))
 			return -1;
-		word = ((const volatile uint64_t *)addr)[i];
+		word = PEEK((const uint64_t *)addr + i);
 		if (word && (uint32_t)word != p + 1) {
 			error("a foreign page", p, word);
 			return 0;
@@ -105,7 +104,7 @@ static void verify(unsigned int who, unsigned int first, char *map)
 			break;
 		}
 		for (unsigned int i = 0; i < PAGE / 8; i++) {
-			uint64_t word = ((volatile uint64_t *)addr)[i];
+			uint64_t word = PEEK((uint64_t *)addr + i);
 
 			if (word != value) {
 				error("a stale page", p, word);
@@ -416,7 +415,7 @@ static void *splitter(void *arg)
 
 		if (sigsetjmp(sigbus_jump, 0))
 			continue;
-		*(volatile char *)(storm->file + huge * 512 * PAGE);
+		PEEK(storm->file + huge * 512 * PAGE);
 		punch(storm->memfd, huge * 512 + 1 + rand_r(&seed) % 510, 1);
 		punch(storm->memfd, huge * 512, 512);
 	}
