@@ -28,7 +28,7 @@ help: ## print this list
 run: bench samples ## show a viewer following a guest's memory, beside udmabuf
 	@scripts/run-demo $(build) $(IMAGE)
 
-test: debug stock selftests ## run all tests, or T=pattern, on the debug kernel
+test: debug stock bench selftests samples ## run all tests, or T=pattern, on the debug kernel
 	@scripts/run-tests $(build) '$(T)'
 
 shell: debug ## a root shell on the debug kernel

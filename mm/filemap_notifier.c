@@ -23,6 +23,15 @@
 #include <linux/sched.h>
 #include <linux/slab.h>
 
+#include "internal.h"
+
+/*
+ * How many ranges of a subscription are unmapped one by one. Beyond that it is
+ * cheaper to unmap all pages between the rest as well, and a page that a buffer
+ * repeats thousands of times cannot hold up those who want to unmap it.
+ */
+#define FILEMAP_UNMAP_SINGLY 512
+
 /**
  * struct filemap_watch - a file that has subscribers
  * @node: in filemap_watches
@@ -44,6 +53,11 @@ struct filemap_watch {
 static DEFINE_HASHTABLE(filemap_watches, 8);
 /* Serialises changes of filemap_watches and of AS_WATCHED. */
 static DEFINE_SPINLOCK(filemap_watches_lock);
+
+static struct filemap_notifier *to_notifier(struct interval_tree_node *it)
+{
+	return container_of(it, struct filemap_notifier, it);
+}
 
 static struct filemap_watch *filemap_watch_get(struct address_space *mapping)
 {
@@ -107,9 +121,10 @@ int filemap_subscribe(struct filemap_subscription *sub,
 		if (!watch) {
 			watch = new;
 			new = NULL;
+			/* Whoever finds the watch must be heard: flag first. */
+			set_bit(AS_WATCHED, &mapping->flags);
 			hash_add_rcu(filemap_watches, &watch->node,
 				     (unsigned long)mapping);
-			set_bit(AS_WATCHED, &mapping->flags);
 		}
 		spin_unlock(&filemap_watches_lock);
 		kfree(new);
@@ -185,39 +200,6 @@ void filemap_notifiers_remove(struct filemap_notifier *notifiers, size_t nr)
 	filemap_notifiers_change(notifiers, nr, interval_tree_remove);
 }
 
-enum filemap_event {
-	FILEMAP_UNMAP,
-	FILEMAP_DISCARD_END,
-};
-
-static void filemap_notify(struct address_space *mapping, pgoff_t first,
-			   pgoff_t last, enum filemap_event event)
-{
-	struct filemap_watch *watch = filemap_watch_get(mapping);
-	struct interval_tree_node *it;
-
-	if (!watch)
-		return;
-
-	down_read(&watch->lock);
-	for (it = interval_tree_iter_first(&watch->tree, first, last); it;
-	     it = interval_tree_iter_next(it, first, last)) {
-		struct filemap_notifier *n =
-			container_of(it, struct filemap_notifier, it);
-		const struct filemap_notifier_ops *ops = n->sub->ops;
-		pgoff_t from = n->pgoff + max(first, it->start) - it->start;
-		pgoff_t to = n->pgoff + min(last, it->last) - it->start;
-
-		if (event == FILEMAP_UNMAP)
-			ops->unmap(n->sub, from, to);
-		else if (ops->discard_end)
-			ops->discard_end(n->sub, from, to);
-		cond_resched();
-	}
-	up_read(&watch->lock);
-	filemap_watch_put(watch);
-}
-
 /**
  * __filemap_notify_unmap() - filemap_notify_unmap() for a watched file
  * @mapping: the file's page cache
@@ -229,7 +211,42 @@ static void filemap_notify(struct address_space *mapping, pgoff_t first,
 void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 			    pgoff_t last)
 {
-	filemap_notify(mapping, first, last, FILEMAP_UNMAP);
+	struct filemap_watch *watch = filemap_watch_get(mapping);
+	struct filemap_subscription *sub = NULL;
+	pgoff_t rest_first = 0, rest_last = 0;
+	struct interval_tree_node *it;
+	unsigned int nr = 0;
+
+	if (!watch)
+		return;
+
+	down_read(&watch->lock);
+	for (it = interval_tree_iter_first(&watch->tree, first, last); it;
+	     it = interval_tree_iter_next(it, first, last)) {
+		struct filemap_notifier *n = to_notifier(it);
+		pgoff_t from = n->pgoff + max(first, it->start) - it->start;
+		pgoff_t to = n->pgoff + min(last, it->last) - it->start;
+
+		if (n->sub != sub) {
+			if (nr > FILEMAP_UNMAP_SINGLY)
+				sub->ops->unmap(sub, rest_first, rest_last);
+			sub = n->sub;
+			nr = 0;
+			rest_first = ULONG_MAX;
+			rest_last = 0;
+		}
+		if (++nr <= FILEMAP_UNMAP_SINGLY) {
+			sub->ops->unmap(sub, from, to);
+		} else {
+			rest_first = min(rest_first, from);
+			rest_last = max(rest_last, to);
+		}
+		cond_resched();
+	}
+	if (nr > FILEMAP_UNMAP_SINGLY)
+		sub->ops->unmap(sub, rest_first, rest_last);
+	up_read(&watch->lock);
+	filemap_watch_put(watch);
 }
 
 /**
@@ -244,7 +261,25 @@ void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
 				  pgoff_t last)
 {
-	filemap_notify(mapping, first, last, FILEMAP_DISCARD_END);
+	struct filemap_watch *watch = filemap_watch_get(mapping);
+	struct interval_tree_node *it;
+
+	if (!watch)
+		return;
+
+	down_read(&watch->lock);
+	for (it = interval_tree_iter_first(&watch->tree, first, last); it;
+	     it = interval_tree_iter_next(it, first, last)) {
+		struct filemap_notifier *n = to_notifier(it);
+		pgoff_t from = n->pgoff + max(first, it->start) - it->start;
+		pgoff_t to = n->pgoff + min(last, it->last) - it->start;
+
+		if (n->sub->ops->discard_end)
+			n->sub->ops->discard_end(n->sub, from, to);
+		cond_resched();
+	}
+	up_read(&watch->lock);
+	filemap_watch_put(watch);
 }
 
 /**
@@ -258,7 +293,8 @@ void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
  * ->map_pages has filemap_map_range().
  *
  * Context: The folio lock keeps the page from leaving the file until it is
- * mapped, so that the subscriber's ->unmap will find it.
+ * mapped, so that the subscriber's ->unmap will find it. Not for a vma that
+ * userfaultfd may write-protect.
  * Return: VM_FAULT_NOPAGE, VM_FAULT_HWPOISON or VM_FAULT_OOM.
  */
 vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
@@ -269,8 +305,13 @@ vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 
 	if (PageHWPoison(page))
 		return VM_FAULT_HWPOISON;
-	if (pte_alloc(mm, vmf->pmd))
-		return VM_FAULT_OOM;
+	/* Memory is short where folios are locked: first what is at hand. */
+	if (pmd_none(*vmf->pmd)) {
+		if (vmf->prealloc_pte)
+			pmd_install(mm, vmf->pmd, &vmf->prealloc_pte);
+		else if (pte_alloc(mm, vmf->pmd))
+			return VM_FAULT_OOM;
+	}
 
 	vmf->pte = pte_offset_map_lock(mm, vmf->pmd, vmf->address, &vmf->ptl);
 	if (!vmf->pte)

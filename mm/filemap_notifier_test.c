@@ -24,6 +24,8 @@ struct subscriber {
 	unsigned int nr_discards;
 	struct call unmaps[MAX_CALLS];
 	struct call discards[MAX_CALLS];
+	/* which of its pages were unmapped, for the test that looks at it */
+	char *covered;
 	/* for the test that stops in the middle of a walk */
 	struct completion *entered;
 	struct completion *go_on;
@@ -44,6 +46,8 @@ static void test_unmap(struct filemap_subscription *sub, pgoff_t first,
 	struct subscriber *s = container_of(sub, struct subscriber, sub);
 
 	record(s->unmaps, &s->nr_unmaps, first, last);
+	if (s->covered)
+		memset(s->covered + first, 1, last - first + 1);
 	if (s->entered) {
 		complete(s->entered);
 		wait_for_completion(s->go_on);
@@ -172,9 +176,9 @@ static void overlap_test(struct kunit *test)
 static void bulk_test(struct kunit *test)
 {
 	const unsigned int nr = 20000;
-	struct subscriber *s[2];
 	struct filemap_notifier *n;
-	unsigned int i;
+	struct subscriber *s[2];
+	unsigned int i, wrong;
 
 	for (i = 0; i < 2; i++)
 		s[i] = new_subscriber(test, new_file(test, nr));
@@ -185,24 +189,66 @@ static void bulk_test(struct kunit *test)
 		n[i] = notifier(s[i % 3 == 0], nr - 1 - i, nr - 1 - i, i);
 
 	filemap_notifiers_add(n, nr);
-	filemap_notify_unmap(s[0]->file->f_mapping, 0, ULONG_MAX);
-	filemap_notify_unmap(s[1]->file->f_mapping, 0, ULONG_MAX);
-	KUNIT_EXPECT_EQ(test, s[1]->nr_unmaps, DIV_ROUND_UP(nr, 3));
-	KUNIT_EXPECT_EQ(test, s[0]->nr_unmaps, nr - DIV_ROUND_UP(nr, 3));
+	for (i = 0, wrong = 0; i < nr; i++) {
+		struct subscriber *mine = s[i % 3 == 0];
+
+		mine->nr_unmaps = 0;
+		filemap_notify_unmap(mine->file->f_mapping, nr - 1 - i,
+				     nr - 1 - i);
+		wrong += mine->nr_unmaps != 1 || mine->unmaps[0].first != i ||
+			 mine->unmaps[0].last != i;
+	}
+	KUNIT_EXPECT_EQ(test, wrong, 0);
 
 	filemap_notifiers_remove(n, nr / 2);
-	s[0]->nr_unmaps = 0;
-	s[1]->nr_unmaps = 0;
-	filemap_notify_unmap(s[0]->file->f_mapping, 0, ULONG_MAX);
-	filemap_notify_unmap(s[1]->file->f_mapping, 0, ULONG_MAX);
-	KUNIT_EXPECT_EQ(test, s[0]->nr_unmaps + s[1]->nr_unmaps, nr - nr / 2);
+	for (i = 0, wrong = 0; i < nr; i++) {
+		struct subscriber *mine = s[i % 3 == 0];
+
+		mine->nr_unmaps = 0;
+		filemap_notify_unmap(mine->file->f_mapping, nr - 1 - i,
+				     nr - 1 - i);
+		wrong += mine->nr_unmaps != (i >= nr / 2);
+	}
+	KUNIT_EXPECT_EQ(test, wrong, 0);
 
 	filemap_notifiers_remove(n + nr / 2, nr - nr / 2);
+	s[0]->nr_unmaps = 0;
 	filemap_notify_unmap(s[0]->file->f_mapping, 0, ULONG_MAX);
-	KUNIT_EXPECT_EQ(test, s[0]->nr_unmaps + s[1]->nr_unmaps, nr - nr / 2);
+	KUNIT_EXPECT_EQ(test, s[0]->nr_unmaps, 0);
 	kvfree(n);
 	for (i = 0; i < 2; i++)
 		filemap_unsubscribe(&s[i]->sub);
+}
+
+/* A page that is there a thousand times: no page is missed, in fewer calls. */
+static void many_ranges_test(struct kunit *test)
+{
+	const unsigned int nr = 1000;
+	struct file *file = new_file(test, 1);
+	struct subscriber *a = new_subscriber(test, file);
+	struct subscriber *b = new_subscriber(test, file);
+	struct filemap_notifier *n;
+	unsigned int i;
+
+	a->covered = kunit_kzalloc(test, nr, GFP_KERNEL);
+	b->covered = kunit_kzalloc(test, nr, GFP_KERNEL);
+	n = kunit_kcalloc(test, 2 * nr, sizeof(*n), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, a->covered);
+	KUNIT_ASSERT_NOT_NULL(test, b->covered);
+	KUNIT_ASSERT_NOT_NULL(test, n);
+	for (i = 0; i < 2 * nr; i++)
+		n[i] = notifier(i < nr ? a : b, 0, 0, i % nr);
+
+	filemap_notifiers_add(n, 2 * nr);
+	filemap_notify_unmap(file->f_mapping, 0, 0);
+	KUNIT_EXPECT_LT(test, a->nr_unmaps, nr);
+	KUNIT_EXPECT_LT(test, b->nr_unmaps, nr);
+	KUNIT_EXPECT_NULL(test, memchr(a->covered, 0, nr));
+	KUNIT_EXPECT_NULL(test, memchr(b->covered, 0, nr));
+
+	filemap_notifiers_remove(n, 2 * nr);
+	filemap_unsubscribe(&a->sub);
+	filemap_unsubscribe(&b->sub);
 }
 
 /* Files do not hear of each other, and are watched only while they must be. */
@@ -374,6 +420,7 @@ static struct kunit_case filemap_notifier_cases[] = {
 	KUNIT_CASE(translation_test),
 	KUNIT_CASE(overlap_test),
 	KUNIT_CASE(bulk_test),
+	KUNIT_CASE(many_ranges_test),
 	KUNIT_CASE(many_files_test),
 	KUNIT_CASE(shared_watch_test),
 	KUNIT_CASE(removal_during_walk_test),

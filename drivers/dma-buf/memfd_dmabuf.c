@@ -289,7 +289,8 @@ static int memfd_dmabuf_check_file(struct memfd_dmabuf *buf, struct file *file)
 
 	if (is_file_hugepages(file))
 		return -EOPNOTSUPP;
-	if (!shmem_file(file))
+	/* Some file systems lend a file the page cache of another one. */
+	if (!shmem_file(file) || file->f_mapping->host != file_inode(file))
 		return -EBADFD;
 	if (!(file->f_mode & FMODE_READ))
 		return -EACCES;

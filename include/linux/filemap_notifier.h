@@ -18,10 +18,9 @@ struct filemap_watch;
  * struct filemap_notifier_ops - what a subscriber is told
  *
  * The ranges handed to the operations are in the subscriber's own pages, see
- * &filemap_notifier.pgoff, and never reach beyond one notifier. Both
- * operations run with the file's watch lock held for read. They may sleep, but
- * must not enter direct reclaim (reclaim takes that lock), nor add or remove
- * notifiers of any file.
+ * &filemap_notifier.pgoff. Both operations run with the file's watch lock held
+ * for read. They may sleep, but must not enter direct reclaim (reclaim takes
+ * that lock), nor add or remove notifiers of any file.
  */
 struct filemap_notifier_ops {
 	/**
@@ -30,7 +29,8 @@ struct filemap_notifier_ops {
 	 * Called for truncate, hole punch, reclaim, migration, split, collapse
 	 * and memory failure, as the file's own mappings are unmapped. When it
 	 * returns, nothing may be mapped at subscriber pages @first to @last
-	 * (inclusive). What is mapped there afterwards is the subscriber's
+	 * (inclusive). Where a great many notifiers are concerned, the range
+	 * may include pages that stay. What is mapped there afterwards is the subscriber's
 	 * business: to be safe it maps a folio only while that folio is locked
 	 * and still belongs to the file.
 	 *
@@ -45,8 +45,8 @@ struct filemap_notifier_ops {
 	 * @discard_end: the owner of the file has thrown pages away
 	 *
 	 * Called once for each truncate or hole punch that covered whole pages
-	 * of a notifier, when the pages are gone, before the system call
-	 * returns. Optional. (A veto before anything has changed,
+	 * of a notifier, whether or not the file had any there, before the
+	 * system call returns. Optional. (A veto before anything has changed,
 	 * discard_begin, belongs here as well once device importers need it.)
 	 *
 	 * Context: Process context, the file's i_rwsem is held for write.

@@ -44,8 +44,8 @@ struct memfd_dmabuf_create {
  * @runs: out: contiguous pieces, after adjacent ranges have been merged
  * @pinned_pages: out: pages pinned for device importers
  * @stale_pages: out: pinned pages that their file has discarded since
- * @discards: out: how often a truncate or hole punch took whole pages out of a
- *	run; one that takes pages out of several runs counts for each of them
+ * @discards: out: how often a truncate or hole punch covered whole pages of a
+ *	run, there or not; one that covers several runs counts for each of them
  */
 struct memfd_dmabuf_info {
 	__s32 fd;

@@ -8,6 +8,10 @@
 
 #include "../kselftest_harness.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 #define THP_DIR		"/sys/kernel/mm/transparent_hugepage/"
 #define FILE_PAGES	2048UL	/* four huge pages */
 
@@ -252,6 +256,75 @@ TEST_F(leak, after_partial_punch)
 		ASSERT_EQ(0, punch(self->memfd, i, 1));
 	}
 	check_all_accesses(list, FILE_PAGES / 2);
+}
+
+/* A buffer of every second page, all of it mapped. */
+#define map_every_second(buf, map) do {					\
+	struct memfd_dmabuf_range *_r = calloc(FILE_PAGES / 2, sizeof(*_r)); \
+									\
+	for (unsigned long _i = 0; _i < FILE_PAGES / 2; _i++)		\
+		_r[_i] = range(self->memfd, _i * 2, 1);			\
+	(buf) = create(self->dev, _r, FILE_PAGES / 2);			\
+	free(_r);							\
+	ASSERT_LE(0, (buf));						\
+	(map) = map_shared((buf), FILE_PAGES / 2);			\
+	ASSERT_NE(MAP_FAILED, (map));					\
+	touch((map), FILE_PAGES / 2, READ);				\
+} while (0)
+
+/* The same page frames in the buffer as in the file, and the right contents. */
+#define expect_every_second(map) do {					\
+	unsigned long _i, _wrong = 0;					\
+									\
+	touch(self->file, FILE_PAGES, READ);				\
+	for (_i = 0; _i < FILE_PAGES / 2; _i++) {			\
+		char *_a = (map) + _i * PAGE;				\
+									\
+		_wrong += !page_is(_a, tag(1, _i * 2, 1));		\
+		_wrong += PM_PFN(pagemap_entry(_a)) !=			\
+			PM_PFN(pagemap_entry(self->file + _i * 2 * PAGE)); \
+	}								\
+	EXPECT_EQ(0, _wrong);						\
+} while (0)
+
+/*
+ * A mapped large folio can be split: a punched page is given back, and not just
+ * zeroed in a folio that stays large because somebody else has it mapped.
+ */
+TEST_F(leak, split_while_mapped)
+{
+	struct stat before, after;
+	char *map;
+	int buf;
+
+	map_every_second(buf, map);
+	ASSERT_EQ(0, fstat(self->memfd, &before));
+	for (unsigned long p = 101; p < FILE_PAGES; p += 512)
+		ASSERT_EQ(0, punch(self->memfd, p, 1));
+	ASSERT_EQ(0, fstat(self->memfd, &after));
+	EXPECT_EQ(FILE_PAGES / 512 * (PAGE / 512),
+		  before.st_blocks - after.st_blocks);
+	expect_every_second(map);
+	munmap(map, FILE_PAGES / 2 * PAGE);
+	close(buf);
+}
+
+/* And mapped small folios can be collapsed into a large one. */
+TEST_F(leak, collapse_while_mapped)
+{
+	uint64_t first;
+	char *map;
+	int buf;
+
+	map_every_second(buf, map);
+	ASSERT_EQ(0, madvise(self->file, FILE_PAGES * PAGE, MADV_COLLAPSE));
+	PEEK(self->file);
+	first = PM_PFN(pagemap_entry(self->file));
+	EXPECT_EQ(0, first % 512);
+	EXPECT_TRUE(page_is_compound(first));
+	expect_every_second(map);
+	munmap(map, FILE_PAGES / 2 * PAGE);
+	close(buf);
 }
 
 TEST_HARNESS_MAIN
