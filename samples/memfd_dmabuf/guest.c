@@ -5,8 +5,8 @@
  *
  * Its RAM is a memfd. The pages of its framebuffer are scattered over it, and
  * are made one dma-buf with DRIVER (memfd_dmabuf or udmabuf) for a viewer at
- * SOCKET. Between frames, RAM is treated as hosts do: punched (a balloon),
- * truncated, swapped out, migrated. For each frame a line of tab separated
+ * SOCKET. Between frames, RAM is treated as hosts do: swapped out, migrated,
+ * punched (a balloon), truncated. For each frame a line of tab separated
  * columns says what came of it: step, stale pages, pinned pages, what happened.
  */
 #define _GNU_SOURCE
@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <png.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -149,8 +150,15 @@ static long pinned_pages(void)
 {
 	long acquired = 0, released = 0, value;
 	char name[64];
-	FILE *f = fopen("/proc/vmstat", "r");
+	FILE *f;
+	int fd;
 
+	/* add up what each processor has counted */
+	fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
+	if (fd < 0 || write(fd, "1", 1) != 1)
+		err(1, "stat_refresh");
+	close(fd);
+	f = fopen("/proc/vmstat", "r");
 	if (!f)
 		err(1, "/proc/vmstat");
 	while (fscanf(f, "%63s %ld", name, &value) == 2) {
@@ -254,10 +262,10 @@ static const struct step {
 	bool (*act)(char *text);
 } steps[] = {
 	{ "first frame", nothing },
-	{ "hole punch", punch },
-	{ "truncate", truncate_and_regrow },
 	{ "swap out", swap_out },
 	{ "migrate", migrate },
+	{ "hole punch", punch },
+	{ "truncate", truncate_and_regrow },
 };
 
 int main(int argc, char **argv)

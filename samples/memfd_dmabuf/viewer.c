@@ -8,6 +8,7 @@
 #include <err.h>
 #include <png.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>

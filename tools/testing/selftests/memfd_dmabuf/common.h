@@ -210,6 +210,9 @@ static inline long read_key(const char *path, const char *key)
 /* Pages pinned with FOLL_PIN right now, in the whole system. */
 static inline long pinned_pages(void)
 {
+	/* add up what each processor has counted */
+	if (write_file("/proc/sys/vm/stat_refresh", "1"))
+		return -1;
 	return read_key("/proc/vmstat", "nr_foll_pin_acquired") -
 	       read_key("/proc/vmstat", "nr_foll_pin_released");
 }
