@@ -176,8 +176,8 @@ filemap_notifiers_change(struct filemap_notifier *notifiers, size_t nr,
  * @notifiers: the intervals, with all fields set, possibly of several files
  * @nr: how many
  *
- * Intervals may overlap and repeat. Each is reported on its own. A list that
- * is grouped by file takes the fewest locks.
+ * Intervals may overlap and repeat. A list that is grouped by file takes the
+ * fewest locks.
  *
  * Context: Process context, may sleep. Not from an operation.
  */
