@@ -283,14 +283,36 @@ void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
 }
 
 /**
- * filemap_map_folio() - map one page of a folio at the faulting address
- * @vmf: the fault, in a vma whose pages are not those of its file at vm_pgoff
- * @folio: a locked folio that belongs to a page cache
- * @index: page cache index of the page
+ * filemap_fits_pmd() - whether a huge page could be mapped around a fault
+ * @vmf: the fault, in a vma whose pages are those of the subscriber
+ * @n: the interval with the page of the fault
+ *
+ * Return: true if @n has all pages that the fault's pmd covers, each where a
+ * huge page would have it, and the vma has all of the pmd.
+ */
+bool filemap_fits_pmd(struct vm_fault *vmf, const struct filemap_notifier *n)
+{
+	pgoff_t index = filemap_notifier_index(n, vmf->pgoff);
+	pgoff_t first = ALIGN_DOWN(index, PTRS_PER_PTE);
+
+	/* Zapping takes any huge pmd of a mixed vma for one without rmap. */
+	return !(vmf->vma->vm_flags & VM_MIXEDMAP) &&
+	       n->it.start <= first && first + PTRS_PER_PTE - 1 <= n->it.last &&
+	       pte_index(vmf->address) == index - first &&
+	       thp_vma_suitable_order(vmf->vma, vmf->address & PMD_MASK,
+				      PMD_ORDER);
+}
+
+/**
+ * filemap_map_folio() - map a folio at the faulting address
+ * @vmf: the fault, in a vma whose pages are those of the subscriber
+ * @folio: a locked folio that belongs to the file
+ * @n: the interval with the page of the fault
  *
  * finish_fault() would also map the page's neighbours in a large folio, as if
- * the vma had them there. This maps one page, for a subscriber's ->fault; its
- * ->map_pages has filemap_map_range().
+ * the vma were linear in the file. This maps one page, or the whole of a huge
+ * page if @n has it, for a subscriber's ->fault; its ->map_pages has
+ * filemap_map_range().
  *
  * Context: The folio lock keeps the page from leaving the file until it is
  * mapped, so that the subscriber's ->unmap will find it. Not for a vma that
@@ -298,13 +320,23 @@ void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
  * Return: VM_FAULT_NOPAGE, VM_FAULT_HWPOISON or VM_FAULT_OOM.
  */
 vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
-			     pgoff_t index)
+			     const struct filemap_notifier *n)
 {
+	pgoff_t index = filemap_notifier_index(n, vmf->pgoff);
 	struct page *page = folio_file_page(folio, index);
 	struct mm_struct *mm = vmf->vma->vm_mm;
 
 	if (PageHWPoison(page))
 		return VM_FAULT_HWPOISON;
+
+	if (pmd_none(*vmf->pmd) && folio_test_pmd_mappable(folio) &&
+	    filemap_fits_pmd(vmf, n)) {
+		folio_get(folio);
+		if (!do_set_pmd(vmf, page))
+			return VM_FAULT_NOPAGE;
+		folio_put(folio);
+	}
+
 	/* Memory is short where folios are locked: first what is at hand. */
 	if (pmd_none(*vmf->pmd)) {
 		if (vmf->prealloc_pte)

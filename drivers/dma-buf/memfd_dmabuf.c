@@ -2,9 +2,10 @@
 /*
  * memfd_dmabuf: dma-bufs that follow the file they are made of
  *
- * A buffer is a list of ranges of memfds or tmpfs files. It holds no pages: a
- * CPU access faults in what the file's page cache has, and a filemap notifier
- * takes pages out of all mappings of the buffer when they leave the file.
+ * A buffer is a list of ranges of memfds, tmpfs or hugetlbfs files. It holds no
+ * pages: a CPU access faults in what the file's page cache has, and a filemap
+ * notifier takes pages out of all mappings of the buffer when they leave the
+ * file.
  *
  * See Documentation/driver-api/memfd-dmabuf.rst.
  */
@@ -19,6 +20,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/overflow.h>
+#include <linux/pfn_t.h>
 #include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
@@ -47,7 +49,8 @@ MODULE_PARM_DESC(size_limit_mb, "Max size of a buffer, in megabytes. Default is 
  *	reference before ->release and unmapping needs the inode until then
  * @node: in buffers
  * @size: in bytes
- * @flags: MEMFD_DMABUF_RDONLY or 0
+ * @flags: MEMFD_DMABUF_RDONLY, MEMFD_DMABUF_NOALLOC
+ * @has_hugetlb: some backing file is on hugetlbfs
  * @discards: see &memfd_dmabuf_info.discards
  */
 struct memfd_dmabuf {
@@ -58,6 +61,7 @@ struct memfd_dmabuf {
 	struct list_head node;
 	u64 size;
 	u32 flags;
+	bool has_hugetlb;
 	atomic64_t discards;
 };
 
@@ -135,23 +139,75 @@ static const struct filemap_notifier_ops memfd_dmabuf_notifier_ops = {
 
 /* CPU mappings */
 
+/*
+ * Only a hugetlb vma may count mappings of a hugetlb folio. So its pages get
+ * special ptes, which nobody counts. They are gone before the folio leaves the
+ * file, as both that and mapping it happen under the folio lock.
+ */
+static vm_fault_t memfd_dmabuf_map_hugetlb(struct vm_fault *vmf,
+					   struct folio *folio,
+					   const struct filemap_notifier *run)
+{
+	pgoff_t index = filemap_notifier_index(run, vmf->pgoff);
+	struct vm_area_struct *vma = vmf->vma;
+	unsigned long start = max(vmf->address & PMD_MASK, vma->vm_start);
+	unsigned long end = pmd_addr_end(vmf->address, vma->vm_end);
+	unsigned long before, after, addr, i;
+	vm_fault_t ret = VM_FAULT_NOPAGE;
+
+	if (folio_test_hwpoison(folio))
+		return VM_FAULT_HWPOISON_LARGE |
+		       VM_FAULT_SET_HINDEX(hstate_index(folio_hstate(folio)));
+
+	/* They cannot be reclaimed: map all that one page table takes. */
+	before = min3((vmf->address - start) >> PAGE_SHIFT,
+		      index - run->it.start, index - folio->index);
+	after = min3((end - vmf->address) >> PAGE_SHIFT,
+		     run->it.last - index + 1, folio_next_index(folio) - index);
+	index -= before;
+	addr = vmf->address - (before << PAGE_SHIFT);
+	for (i = 0; i < before + after && ret == VM_FAULT_NOPAGE; i++) {
+		struct page *page = folio_file_page(folio, index + i);
+
+		ret = vmf_insert_mixed(vma, addr + (i << PAGE_SHIFT),
+				       page_to_pfn_t(page));
+	}
+	return ret;
+}
+
 static vm_fault_t memfd_dmabuf_fault(struct vm_fault *vmf)
 {
 	struct memfd_dmabuf *buf = vmf->vma->vm_private_data;
 	struct filemap_notifier *run = find_run(buf, vmf->pgoff);
 	struct file *file = to_backing(run->sub)->file;
-	pgoff_t index = run->it.start + (vmf->pgoff - run->pgoff);
+	pgoff_t index = filemap_notifier_index(run, vmf->pgoff);
+	bool alloc = !(buf->flags & MEMFD_DMABUF_NOALLOC);
 	unsigned long file_ino = file_inode(file)->i_ino;
 	unsigned long ino = buf->inode->i_ino;
 	struct folio *folio = NULL;
-	vm_fault_t ret;
+	vm_fault_t ret = 0;
 
-	ret = shmem_fault_folio(vmf, file_inode(file), index, &folio);
+	if (is_file_hugepages(file)) {
+		folio = hugetlbfs_fault_folio(file, index, alloc);
+		if (IS_ERR(folio)) {
+			ret = vmf_error(PTR_ERR(folio));
+			folio = NULL;
+		} else {
+			ret = memfd_dmabuf_map_hugetlb(vmf, folio, run);
+		}
+	} else {
+		ret = shmem_fault_folio(vmf, file_inode(file), index,
+					alloc ? SGP_CACHE : SGP_NOALLOC,
+					&folio);
+		if (folio)
+			ret |= filemap_map_folio(vmf, folio, run);
+	}
 	/* Without a folio the mmap lock may be lost, and with it the buffer. */
 	if (folio) {
-		ret |= filemap_map_folio(vmf, folio, index);
 		folio_unlock(folio);
 		folio_put(folio);
+		if (vmf->flags & FAULT_FLAG_WRITE)
+			file_update_time(file);
 	}
 	trace_memfd_dmabuf_fault(ino, vmf, file_ino, index, ret);
 	return ret;
@@ -164,23 +220,87 @@ static vm_fault_t memfd_dmabuf_map_pages(struct vm_fault *vmf, pgoff_t start,
 	struct filemap_notifier *run;
 	vm_fault_t ret = 0;
 
+	/* Leave it to ->fault to find a huge page, or to make one. */
+	run = find_run(vma->vm_private_data, vmf->pgoff);
+	if (pmd_none(*vmf->pmd) && filemap_fits_pmd(vmf, run))
+		return 0;
+
 	for (run = find_run(vma->vm_private_data, start); start <= end; run++) {
-		pgoff_t index = run->it.start + (start - run->pgoff);
+		struct file *file = to_backing(run->sub)->file;
+		pgoff_t index = filemap_notifier_index(run, start);
 		pgoff_t last = min(end, run_last(run));
 
-		ret |= filemap_map_range(vmf,
-				to_backing(run->sub)->file->f_mapping,
-				index, index + (last - start),
-				vma->vm_start +
-				((start - vma->vm_pgoff) << PAGE_SHIFT));
+		if (!is_file_hugepages(file))
+			ret |= filemap_map_range(vmf, file->f_mapping, index,
+						 index + (last - start),
+						 vma->vm_start +
+						 ((start - vma->vm_pgoff) <<
+						  PAGE_SHIFT));
 		start = last + 1;
 	}
 	return ret;
 }
 
+/* For ptrace and /proc/pid/mem, which cannot get a reference on such pages. */
+static int memfd_dmabuf_access(struct vm_area_struct *vma, unsigned long addr,
+			       void *data, int len, int write)
+{
+	pgoff_t pgoff = linear_page_index(vma, addr);
+	struct filemap_notifier *run = find_run(vma->vm_private_data, pgoff);
+	struct file *file = to_backing(run->sub)->file;
+	pgoff_t index = filemap_notifier_index(run, pgoff);
+	unsigned int offset = offset_in_page(addr);
+	struct folio *folio;
+	void *page;
+
+	if (!is_file_hugepages(file) ||
+	    !(vma->vm_flags & (write ? VM_WRITE : VM_MAYREAD)))
+		return -EFAULT;
+
+	/* Locked, so that no write is lost in a migration. */
+	folio = hugetlbfs_fault_folio(file, index, false);
+	if (IS_ERR(folio))
+		return -EFAULT;
+
+	len = min_t(unsigned int, len, PAGE_SIZE - offset);
+	if (folio_test_hwpoison(folio)) {
+		len = -EFAULT;
+		goto out;
+	}
+	page = kmap_local_page(folio_file_page(folio, index));
+	if (write)
+		memcpy(page + offset, data, len);
+	else
+		memcpy(data, page + offset, len);
+	kunmap_local(page);
+out:
+	folio_unlock(folio);
+	folio_put(folio);
+	return len;
+}
+
+static int memfd_dmabuf_may_expand(struct vm_area_struct *vma, pgoff_t end)
+{
+	struct memfd_dmabuf *buf = vma->vm_private_data;
+
+	return end <= buf->size >> PAGE_SHIFT ? 0 : -EFAULT;
+}
+
+static struct address_space *memfd_dmabuf_backing(struct vm_area_struct *vma,
+						  pgoff_t pgoff, pgoff_t *index)
+{
+	struct filemap_notifier *run = find_run(vma->vm_private_data, pgoff);
+
+	*index = filemap_notifier_index(run, pgoff);
+	return to_backing(run->sub)->file->f_mapping;
+}
+
 static const struct vm_operations_struct memfd_dmabuf_vm_ops = {
 	.fault = memfd_dmabuf_fault,
 	.map_pages = memfd_dmabuf_map_pages,
+	.access = memfd_dmabuf_access,
+	.may_expand = memfd_dmabuf_may_expand,
+	.backing = memfd_dmabuf_backing,
 };
 
 static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
@@ -212,8 +332,8 @@ static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 			return ret;
 	}
 
-	/* dma_buf checked the size, and mremap() would not ask it again. */
-	vm_flags_mod(vma, VM_DONTEXPAND, vma->vm_flags & ~vm_flags);
+	vm_flags_mod(vma, buf->has_hugetlb ? VM_MIXEDMAP : 0,
+		     vma->vm_flags & ~vm_flags);
 	vma->vm_ops = &memfd_dmabuf_vm_ops;
 	vma->vm_private_data = buf;
 	return 0;
@@ -287,10 +407,10 @@ static int memfd_dmabuf_check_file(struct memfd_dmabuf *buf, struct file *file)
 {
 	unsigned long vm_flags = VM_SHARED | VM_WRITE;
 
-	if (is_file_hugepages(file))
-		return -EOPNOTSUPP;
+	if (!shmem_file(file) && !is_file_hugepages(file))
+		return -EBADFD;
 	/* Some file systems lend a file the page cache of another one. */
-	if (!shmem_file(file) || file->f_mapping->host != file_inode(file))
+	if (file->f_mapping->host != file_inode(file))
 		return -EBADFD;
 	if (!(file->f_mode & FMODE_READ))
 		return -EACCES;
@@ -320,6 +440,8 @@ memfd_dmabuf_add_file(struct memfd_dmabuf *buf, struct file *file)
 	}
 	backing->file = get_file(file);
 	backing->buf = buf;
+	if (is_file_hugepages(file))
+		buf->has_hugetlb = true;
 
 	ret = filemap_subscribe(&backing->sub, file->f_mapping,
 				&memfd_dmabuf_notifier_ops);
@@ -472,7 +594,8 @@ static long memfd_dmabuf_create(struct memfd_dmabuf_create __user *arg)
 
 	if (copy_from_user(&create, arg, sizeof(create)))
 		return -EFAULT;
-	if (create.flags & ~(MEMFD_DMABUF_CLOEXEC | MEMFD_DMABUF_RDONLY))
+	if (create.flags & ~(MEMFD_DMABUF_CLOEXEC | MEMFD_DMABUF_RDONLY |
+			     MEMFD_DMABUF_NOALLOC))
 		return -EINVAL;
 	if (!create.count)
 		return -EINVAL;
@@ -491,7 +614,7 @@ static long memfd_dmabuf_create(struct memfd_dmabuf_create __user *arg)
 		return -ENOMEM;
 	}
 	INIT_LIST_HEAD(&buf->files);
-	buf->flags = create.flags & MEMFD_DMABUF_RDONLY;
+	buf->flags = create.flags & ~MEMFD_DMABUF_CLOEXEC;
 
 	ret = memfd_dmabuf_add_ranges(buf, ranges, create.count);
 	kvfree(ranges);

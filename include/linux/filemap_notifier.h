@@ -79,6 +79,19 @@ struct filemap_notifier {
 	pgoff_t pgoff;
 };
 
+/**
+ * filemap_notifier_index() - translate a page of the subscriber
+ * @n: the interval with this page
+ * @pgoff: the subscriber's page number
+ *
+ * Return: The page cache index.
+ */
+static inline pgoff_t filemap_notifier_index(const struct filemap_notifier *n,
+					     pgoff_t pgoff)
+{
+	return n->it.start + (pgoff - n->pgoff);
+}
+
 #ifdef CONFIG_FILEMAP_NOTIFIER
 
 int filemap_subscribe(struct filemap_subscription *sub,
@@ -87,8 +100,9 @@ int filemap_subscribe(struct filemap_subscription *sub,
 void filemap_unsubscribe(struct filemap_subscription *sub);
 void filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr);
 void filemap_notifiers_remove(struct filemap_notifier *notifiers, size_t nr);
+bool filemap_fits_pmd(struct vm_fault *vmf, const struct filemap_notifier *n);
 vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
-			     pgoff_t index);
+			     const struct filemap_notifier *n);
 
 void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 			    pgoff_t last);

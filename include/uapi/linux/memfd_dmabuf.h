@@ -9,13 +9,17 @@
 #define MEMFD_DMABUF_CLOEXEC	(1u << 0)
 /* Make a read-only dma-buf: no mapping of it is or ever becomes writable. */
 #define MEMFD_DMABUF_RDONLY	(1u << 1)
+/* An access to a hole gives SIGBUS, and never fills the hole. */
+#define MEMFD_DMABUF_NOALLOC	(1u << 2)
 
 /**
  * struct memfd_dmabuf_range - a piece of a backing file
- * @fd: memfd, or a file on tmpfs
+ * @fd: memfd, or a file on tmpfs or hugetlbfs
  * @reserved: must be 0
  * @offset: first byte, a multiple of the page size
  * @size: number of bytes, a multiple of the page size and not 0
+ *
+ * The page size is that of the system, also for files of huge pages.
  */
 struct memfd_dmabuf_range {
 	__s32 fd;
@@ -26,7 +30,7 @@ struct memfd_dmabuf_range {
 
 /**
  * struct memfd_dmabuf_create - argument of MEMFD_DMABUF_CREATE
- * @flags: MEMFD_DMABUF_CLOEXEC, MEMFD_DMABUF_RDONLY
+ * @flags: MEMFD_DMABUF_CLOEXEC, MEMFD_DMABUF_RDONLY, MEMFD_DMABUF_NOALLOC
  * @count: number of ranges
  * @ranges: user pointer to @count struct memfd_dmabuf_range
  */
@@ -39,7 +43,7 @@ struct memfd_dmabuf_create {
 /**
  * struct memfd_dmabuf_info - argument of MEMFD_DMABUF_INFO
  * @fd: in: a dma-buf that MEMFD_DMABUF_CREATE returned
- * @flags: out: MEMFD_DMABUF_RDONLY or 0
+ * @flags: out: MEMFD_DMABUF_RDONLY, MEMFD_DMABUF_NOALLOC
  * @size: out: bytes
  * @runs: out: contiguous pieces, after adjacent ranges have been merged
  * @pinned_pages: out: pages pinned for device importers

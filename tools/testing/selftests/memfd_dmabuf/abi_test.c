@@ -117,11 +117,18 @@ TEST_F(abi, not_shmem)
 
 TEST_F(abi, hugetlb)
 {
-	int fd = memfd_create("huge", MFD_HUGETLB);
+	int fd = memfd_create("huge", MFD_HUGETLB | MFD_HUGE_2MB);
+	struct memfd_dmabuf_range r = range(fd, 1, 1);
+	int buf;
 
+	/* in pages of the system, and without reserving or allocating any */
 	ASSERT_LE(0, fd);
 	ASSERT_EQ(0, ftruncate(fd, 2 << 20));
-	EXPECT_CREATE(EOPNOTSUPP, range(fd, 0, 1));
+	buf = create(self->dev, &r, 1);
+	EXPECT_LE(0, buf);
+	close(buf);
+	EXPECT_CREATE(EINVAL, range(fd, 511, 2));
+	EXPECT_CREATE(EINVAL, range(fd, 512, 1));
 	close(fd);
 }
 
@@ -175,7 +182,7 @@ TEST_F(abi, bad_flags_and_count)
 {
 	struct memfd_dmabuf_range r = range(self->memfd, 0, 1);
 
-	for (unsigned int bit = 2; bit < 32; bit++) {
+	for (unsigned int bit = 3; bit < 32; bit++) {
 		EXPECT_EQ(-EINVAL, create_flags(self->dev, 1u << bit, &r, 1));
 	}
 	EXPECT_EQ(-EINVAL, create(self->dev, &r, 0));
@@ -466,6 +473,12 @@ TEST_F(abi, info)
 	buf = create_flags(self->dev, MEMFD_DMABUF_RDONLY, r, 5);
 	ASSERT_LE(0, buf);
 	EXPECT_EQ(MEMFD_DMABUF_RDONLY, info(_metadata, self->dev, buf).flags);
+	close(buf);
+
+	buf = create_flags(self->dev, MEMFD_DMABUF_NOALLOC |
+			   MEMFD_DMABUF_CLOEXEC, r, 5);
+	ASSERT_LE(0, buf);
+	EXPECT_EQ(MEMFD_DMABUF_NOALLOC, info(_metadata, self->dev, buf).flags);
 	close(buf);
 }
 

@@ -347,12 +347,18 @@ TEST_F(map, mremap)
 
 	fill_file(1);
 	expect_map(self->map, 1);
-	/* not larger than the buffer, nor larger than it was */
+	/* no larger than the buffer */
 	EXPECT_EQ(MAP_FAILED, mremap(self->map, BUF_PAGES * PAGE,
 				     (BUF_PAGES + 1) * PAGE, MREMAP_MAYMOVE));
 	EXPECT_EQ(EFAULT, errno);
-	EXPECT_EQ(MAP_FAILED, mremap(self->map, 8 * PAGE, 9 * PAGE,
+	EXPECT_EQ(MAP_FAILED, mremap(self->map + 8 * PAGE, 8 * PAGE,
+				     (BUF_PAGES - 7) * PAGE, MREMAP_MAYMOVE));
+	EXPECT_EQ(EFAULT, errno);
+	/* a second mapping: nothing of it is past the end either */
+	EXPECT_EQ(MAP_FAILED, mremap(self->map, 0, (BUF_PAGES + 1) * PAGE,
 				     MREMAP_MAYMOVE));
+	EXPECT_EQ(EFAULT, errno);
+	expect_map(self->map, 1);
 	/* shrunk and moved */
 	new = mmap(NULL, BUF_PAGES * PAGE, PROT_NONE,
 		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
