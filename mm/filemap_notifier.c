@@ -18,12 +18,21 @@
 
 #include <linux/filemap_notifier.h>
 #include <linux/hashtable.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/mmu_notifier.h>
+#include <linux/rmap.h>
 #include <linux/rwsem.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 
 #include "internal.h"
+
+/*
+ * How many notifiers reclaim asks whether a folio is in use.
+ */
+#define FILEMAP_ASK_AT_MOST 512
 
 /*
  * How many ranges of a subscription are unmapped one by one. Beyond that it is
@@ -132,6 +141,7 @@ int filemap_subscribe(struct filemap_subscription *sub,
 
 	sub->ops = ops;
 	sub->watch = watch;
+	sub->mapping = NULL;
 	return 0;
 }
 
@@ -282,6 +292,116 @@ void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
 	filemap_watch_put(watch);
 }
 
+/* What folio_referenced_one() does, for the pages at @pgoff in @vma. */
+static void filemap_referenced_vma(struct folio *folio, struct page *page,
+				   unsigned long nr, pgoff_t pgoff,
+				   struct vm_area_struct *vma, int *referenced,
+				   unsigned long *vm_flags)
+{
+	struct page_vma_mapped_walk pvmw = {
+		.pfn = page_to_pfn(page),
+		.nr_pages = nr,
+		.pgoff = pgoff,
+		.vma = vma,
+		.address = vma->vm_start +
+			   ((pgoff - vma->vm_pgoff) << PAGE_SHIFT),
+	};
+	bool young;
+
+	while (page_vma_mapped_walk(&pvmw)) {
+		if (vma->vm_flags & VM_LOCKED) {
+			mlock_vma_folio(folio, vma);
+			page_vma_mapped_walk_done(&pvmw);
+			*vm_flags |= VM_LOCKED;
+			return;
+		}
+		if (pvmw.pte)
+			young = ptep_clear_flush_young_notify(vma, pvmw.address,
+							      pvmw.pte);
+		else
+			young = pmdp_clear_flush_young_notify(vma, pvmw.address,
+							      pvmw.pmd);
+		if (young) {
+			++*referenced;
+			*vm_flags |= vma->vm_flags;
+		}
+	}
+}
+
+/**
+ * __filemap_referenced() - filemap_referenced(), filemap_mlocked() for a folio
+ * of a watched file
+ * @folio: a locked folio
+ * @memcg: as for filemap_referenced()
+ * @try_lock: do not wait for locks
+ * @referenced: as for filemap_referenced()
+ * @vm_flags: as for filemap_referenced()
+ *
+ * Context: As filemap_referenced(), filemap_mlocked().
+ * Return: false if locks were contended.
+ */
+bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
+			  bool try_lock, int *referenced,
+			  unsigned long *vm_flags)
+{
+	struct filemap_watch *watch = filemap_watch_get(folio->mapping);
+	pgoff_t first = folio->index;
+	pgoff_t last = folio_next_index(folio) - 1;
+	struct interval_tree_node *it;
+	unsigned int asked = 0;
+	bool known = false;
+
+	if (!watch)
+		return true;
+
+	if (!try_lock)
+		down_read(&watch->lock);
+	else if (!down_read_trylock(&watch->lock))
+		goto out;
+
+	for (it = interval_tree_iter_first(&watch->tree, first, last);
+	     it && !(*vm_flags & VM_LOCKED) &&
+	     (!try_lock || asked++ < FILEMAP_ASK_AT_MOST);
+	     it = interval_tree_iter_next(it, first, last)) {
+		struct filemap_notifier *n = to_notifier(it);
+		struct address_space *mapping = n->sub->mapping;
+		pgoff_t from = n->pgoff + max(first, it->start) - it->start;
+		pgoff_t to = n->pgoff + min(last, it->last) - it->start;
+		struct vm_area_struct *vma;
+
+		if (!mapping)
+			continue;
+		if (!try_lock)
+			i_mmap_lock_read(mapping);
+		else if (!i_mmap_trylock_read(mapping))
+			goto out_unlock;
+
+		vma_interval_tree_foreach(vma, &mapping->i_mmap, from, to) {
+			pgoff_t start = max(from, vma->vm_pgoff);
+			pgoff_t end = min(to, vma->vm_pgoff + vma_pages(vma) - 1);
+			pgoff_t index = filemap_notifier_index(n, start);
+
+			cond_resched();
+			if (!(vma->vm_flags & VM_LOCKED) &&
+			    (!vma_has_recency(vma) ||
+			     (memcg && !mm_match_cgroup(vma->vm_mm, memcg))))
+				continue;
+			filemap_referenced_vma(folio,
+					       folio_file_page(folio, index),
+					       end - start + 1, start, vma,
+					       referenced, vm_flags);
+		}
+		i_mmap_unlock_read(mapping);
+		cond_resched();
+	}
+	known = true;
+out_unlock:
+	up_read(&watch->lock);
+out:
+	filemap_watch_put(watch);
+	return known;
+}
+
 /**
  * filemap_fits_pmd() - whether a huge page could be mapped around a fault
  * @vmf: the fault, in a vma whose pages are those of the subscriber
@@ -315,8 +435,7 @@ bool filemap_fits_pmd(struct vm_fault *vmf, const struct filemap_notifier *n)
  * filemap_map_range().
  *
  * Context: The folio lock keeps the page from leaving the file until it is
- * mapped, so that the subscriber's ->unmap will find it. Not for a vma that
- * userfaultfd may write-protect.
+ * mapped, so that the subscriber's ->unmap will find it.
  * Return: VM_FAULT_NOPAGE, VM_FAULT_HWPOISON or VM_FAULT_OOM.
  */
 vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
@@ -325,6 +444,7 @@ vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 	pgoff_t index = filemap_notifier_index(n, vmf->pgoff);
 	struct page *page = folio_file_page(folio, index);
 	struct mm_struct *mm = vmf->vma->vm_mm;
+	pte_t pte;
 
 	if (PageHWPoison(page))
 		return VM_FAULT_HWPOISON;
@@ -348,7 +468,10 @@ vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 	vmf->pte = pte_offset_map_lock(mm, vmf->pmd, vmf->address, &vmf->ptl);
 	if (!vmf->pte)
 		return VM_FAULT_NOPAGE;
-	if (pte_none(ptep_get(vmf->pte))) {
+	pte = ptep_get(vmf->pte);
+	/* What userfaultfd has left there is replaced, and heeded. */
+	if (vmf->flags & FAULT_FLAG_ORIG_PTE_VALID ?
+	    pte_same(pte, vmf->orig_pte) : pte_none(pte)) {
 		folio_get(folio);
 		set_pte_range(vmf, folio, page, 1, vmf->address);
 		inc_mm_counter(mm, mm_counter_file(folio));

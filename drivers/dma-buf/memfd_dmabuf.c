@@ -158,6 +158,10 @@ static vm_fault_t memfd_dmabuf_map_hugetlb(struct vm_fault *vmf,
 	if (folio_test_hwpoison(folio))
 		return VM_FAULT_HWPOISON_LARGE |
 		       VM_FAULT_SET_HINDEX(hstate_index(folio_hstate(folio)));
+	/* A special pte cannot be what userfaultfd has asked for here. */
+	if ((vmf->flags & FAULT_FLAG_ORIG_PTE_VALID) &&
+	    !pte_none(vmf->orig_pte))
+		return VM_FAULT_SIGBUS;
 
 	/* They cannot be reclaimed: map all that one page table takes. */
 	before = min3((vmf->address - start) >> PAGE_SHIFT,
@@ -561,6 +565,7 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 static struct dma_buf *memfd_dmabuf_export(struct memfd_dmabuf *buf)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(exp_info);
+	struct memfd_dmabuf_file *backing;
 	struct dma_buf *dmabuf;
 
 	exp_info.ops = &memfd_dmabuf_ops;
@@ -574,6 +579,8 @@ static struct dma_buf *memfd_dmabuf_export(struct memfd_dmabuf *buf)
 
 	buf->inode = file_inode(dmabuf->file);
 	ihold(buf->inode);
+	list_for_each_entry(backing, &buf->files, node)
+		backing->sub.mapping = buf->inode->i_mapping;
 	trace_memfd_dmabuf_create(buf->inode->i_ino, buf->size, buf->nr_runs,
 				  buf->flags);
 	filemap_notifiers_add(buf->runs, buf->nr_runs);

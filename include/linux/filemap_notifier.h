@@ -59,12 +59,15 @@ struct filemap_notifier_ops {
  * struct filemap_subscription - one subscriber's interest in one file
  * @ops: what to call
  * @watch: the file's notifier tree, shared by all its subscribers
+ * @mapping: has the vmas that show the subscriber's pages, or is NULL; set it
+ *	before notifiers are added
  *
  * Embed it in whatever the operations need to find.
  */
 struct filemap_subscription {
 	const struct filemap_notifier_ops *ops;
 	struct filemap_watch *watch;
+	struct address_space *mapping;
 };
 
 /**
@@ -108,6 +111,9 @@ void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 			    pgoff_t last);
 void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
 				  pgoff_t last);
+bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
+			  bool try_lock, int *referenced,
+			  unsigned long *vm_flags);
 
 static inline bool mapping_watched(struct address_space *mapping)
 {
@@ -124,6 +130,14 @@ static inline void __filemap_notify_unmap(struct address_space *mapping,
 static inline void __filemap_notify_discard_end(struct address_space *mapping,
 						pgoff_t first, pgoff_t last)
 {
+}
+
+static inline bool __filemap_referenced(struct folio *folio,
+					struct mem_cgroup *memcg, bool try_lock,
+					int *referenced,
+					unsigned long *vm_flags)
+{
+	return true;
 }
 
 static inline bool mapping_watched(struct address_space *mapping)
@@ -177,6 +191,45 @@ static inline void filemap_notify_discard_end(struct address_space *mapping,
 {
 	if (mapping_watched(mapping))
 		__filemap_notify_discard_end(mapping, first, last);
+}
+
+/**
+ * filemap_referenced() - count and clear references through subscribers' vmas
+ * @folio: a locked folio, of a file or not
+ * @memcg: count only vmas of this memory cgroup, if not NULL
+ * @referenced: number of referencing ptes or pmds, to be added to
+ * @vm_flags: flags of vmas that keep the folio or have used it, to be added to
+ *
+ * Context: May be called from reclaim.
+ * Return: false if locks were contended, and nothing is known.
+ */
+static inline bool filemap_referenced(struct folio *folio,
+				      struct mem_cgroup *memcg, int *referenced,
+				      unsigned long *vm_flags)
+{
+	if (folio_test_anon(folio) || !folio->mapping ||
+	    !mapping_watched(folio->mapping))
+		return true;
+	return __filemap_referenced(folio, memcg, true, referenced, vm_flags);
+}
+
+/**
+ * filemap_mlocked() - does a subscriber's vma keep the folio?
+ * @folio: a locked folio, of a file or not
+ *
+ * Context: May sleep. May be called from reclaim.
+ * Return: true if the folio is mapped in a VM_LOCKED vma of a subscriber.
+ */
+static inline bool filemap_mlocked(struct folio *folio)
+{
+	unsigned long vm_flags = 0;
+	int referenced = 0;
+
+	if (folio_test_anon(folio) || !folio->mapping ||
+	    !mapping_watched(folio->mapping))
+		return false;
+	__filemap_referenced(folio, NULL, false, &referenced, &vm_flags);
+	return vm_flags & VM_LOCKED;
 }
 
 #endif /* _LINUX_FILEMAP_NOTIFIER_H */

@@ -207,6 +207,8 @@ TEST_F(map, truncate_and_regrow)
 /* Reclaim takes mapped pages to swap, also dirty ones, and nothing is lost. */
 TEST_F(map, swap_out)
 {
+	long left = FILE_PAGES;
+
 	need_swap(_metadata);
 	/* only the buffer maps them: MADV_PAGEOUT leaves shared pages alone */
 	fill_file(1);
@@ -214,7 +216,12 @@ TEST_F(map, swap_out)
 	for (unsigned int i = 0; i < BUF_PAGES; i++)
 		fill_page(in_map(i), tag(1, page_of(i), 2));
 	expect_mapped(BUF_PAGES);
-	ASSERT_EQ(0, madvise(self->map, BUF_PAGES * PAGE, MADV_PAGEOUT));
+	/* again: a page on its way to the LRU of another processor is left out */
+	for (int i = 0; i < 50 && left > FILE_PAGES - BUF_PAGES; i++) {
+		ASSERT_EQ(0, madvise(self->map, BUF_PAGES * PAGE,
+				     MADV_PAGEOUT));
+		left = resident(self->memfd, FILE_PAGES);
+	}
 	expect_mapped(0);
 	EXPECT_EQ(FILE_PAGES - BUF_PAGES, resident(self->memfd, FILE_PAGES));
 	expect_map(self->map, 2);
