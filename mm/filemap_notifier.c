@@ -30,23 +30,22 @@
 #include "internal.h"
 
 /*
- * How many notifiers reclaim asks whether a folio is in use.
+ * How many ranges are unmapped one by one for a caller. It is cheaper to unmap
+ * all that subscribers have of the file than to go on for long, and who repeats
+ * a page in many places cannot hold up those who want to unmap it.
  */
-#define FILEMAP_ASK_AT_MOST 512
+#define FILEMAP_UNMAP_AT_MOST 512
 
-/*
- * How many ranges of a subscription are unmapped one by one. Beyond that it is
- * cheaper to unmap all pages between the rest as well, and a page that a buffer
- * repeats thousands of times cannot hold up those who want to unmap it.
- */
-#define FILEMAP_UNMAP_SINGLY 512
+/* How many vmas reclaim asks whether they use, or keep, a folio. */
+#define FILEMAP_ASK_AT_MOST 512
 
 /**
  * struct filemap_watch - a file that has subscribers
  * @node: in filemap_watches
  * @mapping: the file's page cache
- * @lock: for write to change @tree, for read to walk it
+ * @lock: for write to change @tree and @subs, for read to walk them
  * @tree: the notifiers of all subscribers
+ * @subs: all subscriptions
  * @ref: subscriptions, and walks under way
  * @rcu: lookups run under RCU
  */
@@ -55,6 +54,7 @@ struct filemap_watch {
 	struct address_space *mapping;
 	struct rw_semaphore lock;
 	struct rb_root_cached tree;
+	struct list_head subs;
 	refcount_t ref;
 	struct rcu_head rcu;
 };
@@ -123,6 +123,7 @@ int filemap_subscribe(struct filemap_subscription *sub,
 		new->mapping = mapping;
 		init_rwsem(&new->lock);
 		new->tree = RB_ROOT_CACHED;
+		INIT_LIST_HEAD(&new->subs);
 		refcount_set(&new->ref, 1);
 
 		spin_lock(&filemap_watches_lock);
@@ -142,6 +143,10 @@ int filemap_subscribe(struct filemap_subscription *sub,
 	sub->ops = ops;
 	sub->watch = watch;
 	sub->mapping = NULL;
+	sub->nr = 0;
+	down_write(&watch->lock);
+	list_add(&sub->node, &watch->subs);
+	up_write(&watch->lock);
 	return 0;
 }
 
@@ -153,13 +158,14 @@ int filemap_subscribe(struct filemap_subscription *sub,
  */
 void filemap_unsubscribe(struct filemap_subscription *sub)
 {
+	down_write(&sub->watch->lock);
+	list_del(&sub->node);
+	up_write(&sub->watch->lock);
 	filemap_watch_put(sub->watch);
 }
 
-static void
-filemap_notifiers_change(struct filemap_notifier *notifiers, size_t nr,
-			 void (*change)(struct interval_tree_node *node,
-					struct rb_root_cached *tree))
+static void filemap_notifiers_change(struct filemap_notifier *notifiers,
+				     size_t nr, bool add)
 {
 	struct filemap_watch *watch, *locked = NULL;
 	size_t i;
@@ -175,7 +181,13 @@ filemap_notifiers_change(struct filemap_notifier *notifiers, size_t nr,
 			down_write(&watch->lock);
 			locked = watch;
 		}
-		change(&notifiers[i].it, &watch->tree);
+		if (add) {
+			interval_tree_insert(&notifiers[i].it, &watch->tree);
+			notifiers[i].sub->nr++;
+		} else {
+			interval_tree_remove(&notifiers[i].it, &watch->tree);
+			notifiers[i].sub->nr--;
+		}
 	}
 	if (locked)
 		up_write(&locked->lock);
@@ -193,7 +205,7 @@ filemap_notifiers_change(struct filemap_notifier *notifiers, size_t nr,
  */
 void filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr)
 {
-	filemap_notifiers_change(notifiers, nr, interval_tree_insert);
+	filemap_notifiers_change(notifiers, nr, true);
 }
 
 /**
@@ -207,7 +219,7 @@ void filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr)
  */
 void filemap_notifiers_remove(struct filemap_notifier *notifiers, size_t nr)
 {
-	filemap_notifiers_change(notifiers, nr, interval_tree_remove);
+	filemap_notifiers_change(notifiers, nr, false);
 }
 
 /**
@@ -222,8 +234,7 @@ void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 			    pgoff_t last)
 {
 	struct filemap_watch *watch = filemap_watch_get(mapping);
-	struct filemap_subscription *sub = NULL;
-	pgoff_t rest_first = 0, rest_last = 0;
+	struct filemap_subscription *sub;
 	struct interval_tree_node *it;
 	unsigned int nr = 0;
 
@@ -231,30 +242,23 @@ void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 		return;
 
 	down_read(&watch->lock);
-	for (it = interval_tree_iter_first(&watch->tree, first, last); it;
+	for (it = interval_tree_iter_first(&watch->tree, first, last);
+	     it && nr++ < FILEMAP_UNMAP_AT_MOST;
 	     it = interval_tree_iter_next(it, first, last)) {
 		struct filemap_notifier *n = to_notifier(it);
 		pgoff_t from = n->pgoff + max(first, it->start) - it->start;
 		pgoff_t to = n->pgoff + min(last, it->last) - it->start;
 
-		if (n->sub != sub) {
-			if (nr > FILEMAP_UNMAP_SINGLY)
-				sub->ops->unmap(sub, rest_first, rest_last);
-			sub = n->sub;
-			nr = 0;
-			rest_first = ULONG_MAX;
-			rest_last = 0;
-		}
-		if (++nr <= FILEMAP_UNMAP_SINGLY) {
-			sub->ops->unmap(sub, from, to);
-		} else {
-			rest_first = min(rest_first, from);
-			rest_last = max(rest_last, to);
-		}
+		n->sub->ops->unmap(n->sub, from, to);
 		cond_resched();
 	}
-	if (nr > FILEMAP_UNMAP_SINGLY)
-		sub->ops->unmap(sub, rest_first, rest_last);
+	if (it) {
+		list_for_each_entry(sub, &watch->subs, node) {
+			if (sub->nr)
+				sub->ops->unmap(sub, 0, ULONG_MAX);
+			cond_resched();
+		}
+	}
 	up_read(&watch->lock);
 	filemap_watch_put(watch);
 }
@@ -292,7 +296,7 @@ void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
 	filemap_watch_put(watch);
 }
 
-/* What folio_referenced_one() does, for the pages at @pgoff in @vma. */
+/* What folio_referenced_one() does, for @nr pages at @pgoff in @vma. */
 static void filemap_referenced_vma(struct folio *folio, struct page *page,
 				   unsigned long nr, pgoff_t pgoff,
 				   struct vm_area_struct *vma, int *referenced,
@@ -315,10 +319,11 @@ static void filemap_referenced_vma(struct folio *folio, struct page *page,
 			*vm_flags |= VM_LOCKED;
 			return;
 		}
+		young = false;
 		if (pvmw.pte)
 			young = ptep_clear_flush_young_notify(vma, pvmw.address,
 							      pvmw.pte);
-		else
+		else if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
 			young = pmdp_clear_flush_young_notify(vma, pvmw.address,
 							      pvmw.pmd);
 		if (young) {
@@ -333,7 +338,7 @@ static void filemap_referenced_vma(struct folio *folio, struct page *page,
  * of a watched file
  * @folio: a locked folio
  * @memcg: as for filemap_referenced()
- * @try_lock: do not wait for locks
+ * @mlocked: look only for vmas that keep the folio, and wait for locks
  * @referenced: as for filemap_referenced()
  * @vm_flags: as for filemap_referenced()
  *
@@ -341,7 +346,7 @@ static void filemap_referenced_vma(struct folio *folio, struct page *page,
  * Return: false if locks were contended.
  */
 bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
-			  bool try_lock, int *referenced,
+			  bool mlocked, int *referenced,
 			  unsigned long *vm_flags)
 {
 	struct filemap_watch *watch = filemap_watch_get(folio->mapping);
@@ -354,14 +359,13 @@ bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
 	if (!watch)
 		return true;
 
-	if (!try_lock)
+	if (mlocked)
 		down_read(&watch->lock);
 	else if (!down_read_trylock(&watch->lock))
 		goto out;
 
 	for (it = interval_tree_iter_first(&watch->tree, first, last);
-	     it && !(*vm_flags & VM_LOCKED) &&
-	     (!try_lock || asked++ < FILEMAP_ASK_AT_MOST);
+	     it && !(*vm_flags & VM_LOCKED) && asked++ < FILEMAP_ASK_AT_MOST;
 	     it = interval_tree_iter_next(it, first, last)) {
 		struct filemap_notifier *n = to_notifier(it);
 		struct address_space *mapping = n->sub->mapping;
@@ -371,7 +375,7 @@ bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
 
 		if (!mapping)
 			continue;
-		if (!try_lock)
+		if (mlocked)
 			i_mmap_lock_read(mapping);
 		else if (!i_mmap_trylock_read(mapping))
 			goto out_unlock;
@@ -382,8 +386,10 @@ bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
 			pgoff_t index = filemap_notifier_index(n, start);
 
 			cond_resched();
+			if (asked++ >= FILEMAP_ASK_AT_MOST)
+				break;
 			if (!(vma->vm_flags & VM_LOCKED) &&
-			    (!vma_has_recency(vma) ||
+			    (mlocked || !vma_has_recency(vma) ||
 			     (memcg && !mm_match_cgroup(vma->vm_mm, memcg))))
 				continue;
 			filemap_referenced_vma(folio,
@@ -400,6 +406,30 @@ out_unlock:
 out:
 	filemap_watch_put(watch);
 	return known;
+}
+
+/**
+ * filemap_wait_unlocked() - let those finish who are working on a page
+ * @mapping: the page cache
+ * @index: page cache index
+ *
+ * A fault that waits for the folio lock with a reference makes migration fail,
+ * which has unmapped the folio and so made this fault happen. The vmas of the
+ * file have migration entries for this. A subscriber's ->fault calls this
+ * before it looks for the folio.
+ *
+ * Context: Process context, no folio lock is held.
+ */
+void filemap_wait_unlocked(struct address_space *mapping, pgoff_t index)
+{
+	struct folio *folio = filemap_get_folio(mapping, index);
+
+	if (IS_ERR(folio))
+		return;
+	if (folio_test_locked(folio))
+		folio_put_wait_locked(folio, TASK_UNINTERRUPTIBLE);
+	else
+		folio_put(folio);
 }
 
 /**

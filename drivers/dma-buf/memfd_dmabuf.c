@@ -158,10 +158,6 @@ static vm_fault_t memfd_dmabuf_map_hugetlb(struct vm_fault *vmf,
 	if (folio_test_hwpoison(folio))
 		return VM_FAULT_HWPOISON_LARGE |
 		       VM_FAULT_SET_HINDEX(hstate_index(folio_hstate(folio)));
-	/* A special pte cannot be what userfaultfd has asked for here. */
-	if ((vmf->flags & FAULT_FLAG_ORIG_PTE_VALID) &&
-	    !pte_none(vmf->orig_pte))
-		return VM_FAULT_SIGBUS;
 
 	/* They cannot be reclaimed: map all that one page table takes. */
 	before = min3((vmf->address - start) >> PAGE_SHIFT,
@@ -191,6 +187,7 @@ static vm_fault_t memfd_dmabuf_fault(struct vm_fault *vmf)
 	struct folio *folio = NULL;
 	vm_fault_t ret = 0;
 
+	filemap_wait_unlocked(file->f_mapping, index);
 	if (is_file_hugepages(file)) {
 		folio = hugetlbfs_fault_folio(file, index, alloc);
 		if (IS_ERR(folio)) {
@@ -411,7 +408,9 @@ static int memfd_dmabuf_check_file(struct memfd_dmabuf *buf, struct file *file)
 {
 	unsigned long vm_flags = VM_SHARED | VM_WRITE;
 
-	if (!shmem_file(file) && !is_file_hugepages(file))
+	/* Pages of hugetlbfs are mapped by special ptes only. */
+	if (!shmem_file(file) &&
+	    !(is_file_hugepages(file) && IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL)))
 		return -EBADFD;
 	/* Some file systems lend a file the page cache of another one. */
 	if (file->f_mapping->host != file_inode(file))
@@ -579,8 +578,13 @@ static struct dma_buf *memfd_dmabuf_export(struct memfd_dmabuf *buf)
 
 	buf->inode = file_inode(dmabuf->file);
 	ihold(buf->inode);
-	list_for_each_entry(backing, &buf->files, node)
+	list_for_each_entry(backing, &buf->files, node) {
 		backing->sub.mapping = buf->inode->i_mapping;
+		/* mincore() and madvise() trust the owner of a vma's file. */
+		if (!file_owner_or_capable(backing->file) &&
+		    file_permission(backing->file, MAY_WRITE))
+			buf->inode->i_uid = GLOBAL_ROOT_UID;
+	}
 	trace_memfd_dmabuf_create(buf->inode->i_ino, buf->size, buf->nr_runs,
 				  buf->flags);
 	filemap_notifiers_add(buf->runs, buf->nr_runs);

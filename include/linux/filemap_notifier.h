@@ -29,10 +29,10 @@ struct filemap_notifier_ops {
 	 * Called for truncate, hole punch, reclaim, migration, split, collapse
 	 * and memory failure, as the file's own mappings are unmapped. When it
 	 * returns, nothing may be mapped at subscriber pages @first to @last
-	 * (inclusive). Where a great many notifiers are concerned, the range
-	 * may include pages that stay. What is mapped there afterwards is the subscriber's
-	 * business: to be safe it maps a folio only while that folio is locked
-	 * and still belongs to the file.
+	 * (inclusive). Where a great many notifiers are concerned, the range is
+	 * 0 to ULONG_MAX, and includes pages that stay. What is mapped there
+	 * afterwards is the subscriber's business: to be safe it maps a folio
+	 * only while that folio is locked and still belongs to the file.
 	 *
 	 * Context: Usually the folio is locked. No i_mmap_rwsem is held. May
 	 * be called from reclaim: no allocation that could reclaim, no folio
@@ -61,6 +61,8 @@ struct filemap_notifier_ops {
  * @watch: the file's notifier tree, shared by all its subscribers
  * @mapping: has the vmas that show the subscriber's pages, or is NULL; set it
  *	before notifiers are added
+ * @node: in the list of the file's subscriptions
+ * @nr: number of notifiers
  *
  * Embed it in whatever the operations need to find.
  */
@@ -68,6 +70,8 @@ struct filemap_subscription {
 	const struct filemap_notifier_ops *ops;
 	struct filemap_watch *watch;
 	struct address_space *mapping;
+	struct list_head node;
+	unsigned long nr;
 };
 
 /**
@@ -103,6 +107,7 @@ int filemap_subscribe(struct filemap_subscription *sub,
 void filemap_unsubscribe(struct filemap_subscription *sub);
 void filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr);
 void filemap_notifiers_remove(struct filemap_notifier *notifiers, size_t nr);
+void filemap_wait_unlocked(struct address_space *mapping, pgoff_t index);
 bool filemap_fits_pmd(struct vm_fault *vmf, const struct filemap_notifier *n);
 vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 			     const struct filemap_notifier *n);
@@ -112,7 +117,7 @@ void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
 				  pgoff_t last);
 bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
-			  bool try_lock, int *referenced,
+			  bool mlocked, int *referenced,
 			  unsigned long *vm_flags);
 
 static inline bool mapping_watched(struct address_space *mapping)
@@ -133,7 +138,7 @@ static inline void __filemap_notify_discard_end(struct address_space *mapping,
 }
 
 static inline bool __filemap_referenced(struct folio *folio,
-					struct mem_cgroup *memcg, bool try_lock,
+					struct mem_cgroup *memcg, bool mlocked,
 					int *referenced,
 					unsigned long *vm_flags)
 {
@@ -210,7 +215,7 @@ static inline bool filemap_referenced(struct folio *folio,
 	if (folio_test_anon(folio) || !folio->mapping ||
 	    !mapping_watched(folio->mapping))
 		return true;
-	return __filemap_referenced(folio, memcg, true, referenced, vm_flags);
+	return __filemap_referenced(folio, memcg, false, referenced, vm_flags);
 }
 
 /**
@@ -228,7 +233,7 @@ static inline bool filemap_mlocked(struct folio *folio)
 	if (folio_test_anon(folio) || !folio->mapping ||
 	    !mapping_watched(folio->mapping))
 		return false;
-	__filemap_referenced(folio, NULL, false, &referenced, &vm_flags);
+	__filemap_referenced(folio, NULL, true, &referenced, &vm_flags);
 	return vm_flags & VM_LOCKED;
 }
 

@@ -260,6 +260,79 @@ TEST_F(map, memcg_reclaim)
 	EXPECT_EQ(0, rmdir(dir));
 }
 
+#define USE_PAGES	512
+#define HOT_PAGES	128
+
+/*
+ * How often a page that is used all the time through @area has to come back from
+ * swap, while the memory cgroup @dir loses pages again and again.
+ */
+static long lost_hot_pages(int memfd, char *area, const char *dir)
+{
+	unsigned char in_core[HOT_PAGES];
+	char *look = map_shared(memfd, USE_PAGES), path[128];
+	long lost = 0;
+
+	for (unsigned int i = 0; i < USE_PAGES; i++)
+		PEEK(area + i * PAGE);
+	snprintf(path, sizeof(path), "%s/memory.reclaim", dir);
+	for (int round = 0; round < 16; round++) {
+		for (unsigned int i = 0; i < HOT_PAGES; i++)
+			PEEK(area + i * PAGE);
+		write_file(path, "128K swappiness=200");
+		if (mincore(look, HOT_PAGES * PAGE, in_core))
+			return -1;
+		for (unsigned int i = 0; i < HOT_PAGES; i++)
+			lost += !(in_core[i] & 1);
+	}
+	munmap(look, USE_PAGES * PAGE);
+	return lost;
+}
+
+/* Reclaim sees that a page is in use through a buffer. */
+TEST(reclaim_sees_use)
+{
+	const char *dir = "/sys/fs/cgroup/memfd_dmabuf.test";
+	struct memfd_dmabuf_range r[USE_PAGES];
+	int dev = open_device(), memfd[2], buf = -1;
+	char path[128], text[32], *area[2];
+	long lost[2];
+
+	ASSERT_LE(0, dev);
+	need_swap(_metadata);
+	write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	ASSERT_TRUE(!mkdir(dir, 0755) || errno == EEXIST);
+	snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
+	snprintf(text, sizeof(text), "%d", getpid());
+	ASSERT_EQ(0, write_file(path, text));
+
+	for (int i = 0; i < 2; i++) {
+		memfd[i] = new_memfd(USE_PAGES);
+		ASSERT_LE(0, memfd[i]);
+		for (unsigned int p = 0; p < USE_PAGES; p++) {
+			ASSERT_TRUE(write_page(memfd[i], p, tag(i, p, 1)));
+		}
+		for (unsigned int p = 0; i && p < USE_PAGES; p++)
+			r[p] = range(memfd[i], p ^ 1, 1);
+		if (i)
+			buf = create(dev, r, USE_PAGES);
+		area[i] = map_shared(i ? buf : memfd[i], USE_PAGES);
+		close(buf);
+		ASSERT_NE(MAP_FAILED, area[i]);
+		lost[i] = lost_hot_pages(memfd[i], area[i], dir);
+		ASSERT_EQ(0, munmap(area[i], USE_PAGES * PAGE));
+		close(memfd[i]);
+	}
+	TH_LOG("hot pages lost: %ld in a mapping of the file, %ld in a buffer",
+	       lost[0], lost[1]);
+	EXPECT_LE(0, lost[0]);
+	EXPECT_LE(lost[1], lost[0] + HOT_PAGES / 4);
+
+	ASSERT_EQ(0, write_file("/sys/fs/cgroup/cgroup.procs", text));
+	EXPECT_EQ(0, rmdir(dir));
+	close(dev);
+}
+
 /* Pages migrate, asked for at either mapping, and take their contents along. */
 TEST_F(map, move_pages)
 {
