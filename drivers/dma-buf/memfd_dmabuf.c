@@ -155,9 +155,9 @@ static vm_fault_t memfd_dmabuf_map_hugetlb(struct vm_fault *vmf,
 	unsigned long before, after, addr, i;
 	vm_fault_t ret = VM_FAULT_NOPAGE;
 
+	/* All of it is lost, but what is around it here may not be part of it. */
 	if (folio_test_hwpoison(folio))
-		return VM_FAULT_HWPOISON_LARGE |
-		       VM_FAULT_SET_HINDEX(hstate_index(folio_hstate(folio)));
+		return VM_FAULT_HWPOISON;
 
 	/* They cannot be reclaimed: map all that one page table takes. */
 	before = min3((vmf->address - start) >> PAGE_SHIFT,
