@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Everything at once: threads and processes that read, write, punch, truncate,
- * migrate, page out, fork, map and unmap the same file and its buffers. What
- * they see is checked all the time; what the kernel thinks of it is in its log.
+ * migrate, page out, lock, soft offline, collapse, fork, map and unmap the same
+ * file and its buffers. What they see is checked all the time; what the kernel
+ * thinks of it is in its log.
  *
  * STORM_SECONDS says how long each storm lasts.
  */
@@ -10,10 +11,16 @@
 
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <sys/wait.h>
 #include <time.h>
 #include "../kselftest_harness.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE 101
+#endif
 
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
 
@@ -23,6 +30,8 @@
 /* Below this page the file is never truncated. */
 #define SAFE_PAGES	1024U
 #define BUF_PAGES	1024U
+#define HUGE_PAGES	512U	/* pages in a huge page */
+#define POOL		"16"	/* huge pages: some more than the file has */
 
 static unsigned int storm_seconds(void)
 {
@@ -35,11 +44,14 @@ static struct storm {
 	int dev;
 	int memfd;
 	int buf;
+	int noalloc;	/* the same ranges, RDONLY and NOALLOC */
+	bool hugetlb;
 	char *file;
 	char *map;
+	char *noalloc_map;
 	time_t end;
 	unsigned long errors;
-	unsigned long rounds[16];
+	unsigned long rounds[32];
 } *storm;
 
 /* Every page once, none next to its neighbour; owned ones come first. */
@@ -52,8 +64,11 @@ static unsigned int file_page(unsigned int i)
 static bool more(unsigned int who)
 {
 	storm->rounds[who]++;	/* each actor has its own */
-	/* those who never block must not keep the processors to themselves */
-	sched_yield();
+	/*
+	 * Those who never block must not keep the processors to themselves:
+	 * whoever is handed a lock would wait for one, and all others for it.
+	 */
+	usleep(1000);
 	return time(NULL) < storm->end;
 }
 
@@ -84,6 +99,21 @@ static int check_page(const char *addr, unsigned int p)
 	return 0;
 }
 
+/* A NOALLOC buffer shows the same, or that there is a hole. */
+static void check_noalloc(unsigned int p, uint64_t value)
+{
+	uint64_t word;
+
+	if (sigsetjmp(sigbus_jump, 0)) {
+		if (value)
+			error("SIGBUS, but not at a hole", p, value);
+		return;
+	}
+	word = PEEK((uint64_t *)(storm->noalloc_map + p * PAGE));
+	if (word != value)
+		error("a stale page of a NOALLOC buffer", p, word);
+}
+
 /* Punch and write pages nobody else writes: each step is seen at once. */
 static void verify(unsigned int who, unsigned int first, char *map)
 {
@@ -100,7 +130,11 @@ static void verify(unsigned int who, unsigned int first, char *map)
 			value = 0;
 			break;
 		case 1:
-			write_page(storm->memfd, p, value);
+			/* hugetlbfs has no write() */
+			if (storm->hugetlb)
+				fill_page(storm->file + p * PAGE, value);
+			else
+				write_page(storm->memfd, p, value);
 			break;
 		case 2:
 			fill_page(addr, value);
@@ -114,6 +148,7 @@ static void verify(unsigned int who, unsigned int first, char *map)
 				break;
 			}
 		}
+		check_noalloc(p, value);
 	}
 }
 
@@ -160,6 +195,9 @@ static void *puncher(void *arg)
 
 		punch(storm->memfd, 2 * OWNED + rand_r(&seed) %
 		      (FILE_PAGES - 2 * OWNED - nr), nr);
+		/* less than that only zeroes a huge page */
+		if (nr < 4)
+			punch(storm->memfd, nr * HUGE_PAGES, HUGE_PAGES);
 	}
 	return arg;
 }
@@ -169,8 +207,12 @@ static void *truncater(void *arg)
 	unsigned int seed = 4;
 
 	while (more(4)) {
-		ftruncate(storm->memfd, SAFE_PAGES * PAGE + rand_r(&seed) %
-			  ((FILE_PAGES - SAFE_PAGES) * PAGE));
+		unsigned int size = SAFE_PAGES * PAGE + rand_r(&seed) %
+			((FILE_PAGES - SAFE_PAGES) * PAGE);
+
+		if (storm->hugetlb)
+			size -= size % (HUGE_PAGES * PAGE);
+		ftruncate(storm->memfd, size);
 		ftruncate(storm->memfd, FILE_PAGES * PAGE);
 	}
 	return arg;
@@ -262,7 +304,7 @@ static void *creator(void *arg)
 	unsigned int seed = 9;
 
 	while (more(9)) {
-		unsigned int page[64], i;
+		unsigned int page[64], flags, i;
 		char *map;
 		int buf;
 
@@ -270,13 +312,22 @@ static void *creator(void *arg)
 			page[i] = rand_r(&seed) % SAFE_PAGES;
 			r[i] = range(storm->memfd, page[i], 1);
 		}
-		buf = create(storm->dev, r, 64);
+		flags = rand_r(&seed) & (MEMFD_DMABUF_RDONLY |
+					 MEMFD_DMABUF_NOALLOC);
+		buf = create_flags(storm->dev, MEMFD_DMABUF_CLOEXEC | flags, r,
+				   64);
 		if (buf < 0) {
 			error("create", 0, -buf);
 			continue;
 		}
-		map = map_shared(buf, 64);
+		map = mmap(NULL, 64 * PAGE, flags & MEMFD_DMABUF_RDONLY ?
+			   PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED, buf,
+			   0);
 		close(buf);
+		if (map == MAP_FAILED) {
+			error("mmap of a new buffer", flags, errno);
+			continue;
+		}
 		for (i = 0; i < 64; i++)
 			check_page(map + i * PAGE, page[i]);
 		munmap(map, 64 * PAGE);
@@ -304,16 +355,97 @@ static void *watcher(void *arg)
 	return arg;
 }
 
+/* Pages that are locked can still be migrated, punched and truncated. */
+static void *locker(void *arg)
+{
+	unsigned int seed = 12;
+
+	while (more(11)) {
+		unsigned int nr = 1 + rand_r(&seed) % 64;
+		char *addr = storm->map + rand_r(&seed) % (BUF_PAGES - nr) * PAGE;
+
+		/* fails where the file has been truncated */
+		if (rand_r(&seed) & 1)
+			mlock(addr, nr * PAGE);
+		else if (mlock2(addr, nr * PAGE, MLOCK_ONFAULT) &&
+			 !storm->hugetlb)
+			error("mlock2", nr, errno);
+		if (munlock(addr, nr * PAGE))
+			error("munlock", nr, errno);
+	}
+	return arg;
+}
+
+/* Pages with corrected errors are replaced, and nobody is the wiser. */
+static void *offliner(void *arg)
+{
+	unsigned int seed = 13;
+	char text[32];
+
+	while (more(12)) {
+		unsigned int i = rand_r(&seed);
+		char *addr = i & 1 ? storm->map + (i >> 1) % BUF_PAGES * PAGE :
+				     storm->file + (i >> 1) % SAFE_PAGES * PAGE;
+		uint64_t entry;
+
+		if (access_sigbus(addr, false))
+			continue;
+		entry = pagemap_entry(addr);
+		madvise(addr, PAGE, MADV_SOFT_OFFLINE);
+		/* Give the page back, and what that takes from the pool. */
+		if (entry & PM_PRESENT) {
+			snprintf(text, sizeof(text), "%#llx",
+				 (unsigned long long)PM_PFN(entry));
+			write_file("/sys/kernel/debug/hwpoison/unpoison-pfn",
+				   text);
+		}
+		if (storm->hugetlb)
+			write_file("/proc/sys/vm/nr_hugepages", POOL);
+		/* each one is a line in the kernel's log */
+		poll(NULL, 0, 50);
+	}
+	return arg;
+}
+
+/* In huge_pages khugepaged does it as well. */
+static void *collapser(void *arg)
+{
+	unsigned int seed = 14;
+
+	while (more(13)) {
+		madvise(storm->file + rand_r(&seed) % (FILE_PAGES / HUGE_PAGES) *
+			HUGE_PAGES * PAGE, HUGE_PAGES * PAGE, MADV_COLLAPSE);
+		/* it holds everybody else up */
+		poll(NULL, 0, 200);
+	}
+	return arg;
+}
+
+/* Only looks, and fills no hole. */
+static void *onlooker(void *arg)
+{
+	unsigned int seed = 15;
+
+	while (more(14)) {
+		unsigned int i = rand_r(&seed) % BUF_PAGES;
+
+		check_page(storm->noalloc_map + i * PAGE, file_page(i));
+	}
+	return arg;
+}
+
 FIXTURE(storm) {
 	pid_t child;
 };
 
 FIXTURE_VARIANT(storm) {
 	const char *shmem_enabled;
+	bool hugetlb;
 };
 
-FIXTURE_VARIANT_ADD(storm, small_pages) { "never" };
-FIXTURE_VARIANT_ADD(storm, huge_pages) { "always" };
+FIXTURE_VARIANT_ADD(storm, small_pages) { "never", false };
+FIXTURE_VARIANT_ADD(storm, huge_pages) { "always", false };
+FIXTURE_VARIANT_ADD(storm, hugetlb) { "never", true };
 
 FIXTURE_SETUP(storm)
 {
@@ -321,32 +453,59 @@ FIXTURE_SETUP(storm)
 
 	ASSERT_EQ(0, write_file(THP_DIR "shmem_enabled",
 				variant->shmem_enabled));
+	/* khugepaged seldom rests */
+	ASSERT_EQ(0, write_file(THP_DIR "khugepaged/scan_sleep_millisecs",
+				"500"));
+	ASSERT_EQ(0, write_file("/proc/sys/vm/nr_hugepages",
+				variant->hugetlb ? POOL : "0"));
 	catch_sigbus();
 	storm = mmap(NULL, sizeof(*storm), PROT_READ | PROT_WRITE,
 		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, storm);
 	storm->dev = open_device();
 	ASSERT_LE(0, storm->dev);
-	storm->memfd = new_memfd(FILE_PAGES);
+	storm->hugetlb = variant->hugetlb;
+	storm->memfd = memfd_create("memfd_dmabuf storm", MFD_ALLOW_SEALING |
+				    MFD_CLOEXEC |
+				    (storm->hugetlb ? MFD_HUGETLB : 0));
 	ASSERT_LE(0, storm->memfd);
+	ASSERT_EQ(0, ftruncate(storm->memfd, FILE_PAGES * PAGE));
 	for (unsigned int i = 0; i < BUF_PAGES; i++)
 		r[i] = range(storm->memfd, file_page(i), 1);
 	storm->buf = create(storm->dev, r, BUF_PAGES);
 	ASSERT_LE(0, storm->buf);
+	storm->noalloc = create_flags(storm->dev, MEMFD_DMABUF_CLOEXEC |
+				      MEMFD_DMABUF_RDONLY |
+				      MEMFD_DMABUF_NOALLOC, r, BUF_PAGES);
+	ASSERT_LE(0, storm->noalloc);
 	storm->file = map_shared(storm->memfd, FILE_PAGES);
 	ASSERT_NE(MAP_FAILED, storm->file);
+	if (!storm->hugetlb) {
+		/* khugepaged looks after it */
+		ASSERT_EQ(0, madvise(storm->file, FILE_PAGES * PAGE,
+				     MADV_HUGEPAGE));
+	}
 	storm->map = map_shared(storm->buf, BUF_PAGES);
 	ASSERT_NE(MAP_FAILED, storm->map);
+	storm->noalloc_map = mmap(NULL, BUF_PAGES * PAGE, PROT_READ, MAP_SHARED,
+				  storm->noalloc, 0);
+	ASSERT_NE(MAP_FAILED, storm->noalloc_map);
 }
 
 FIXTURE_TEARDOWN(storm)
 {
+	munmap(storm->noalloc_map, BUF_PAGES * PAGE);
 	munmap(storm->map, BUF_PAGES * PAGE);
 	munmap(storm->file, FILE_PAGES * PAGE);
+	close(storm->noalloc);
 	close(storm->buf);
 	EXPECT_EQ(0, fcntl(storm->memfd, F_ADD_SEALS, F_SEAL_WRITE));
 	close(storm->memfd);
 	close(storm->dev);
+	EXPECT_EQ(0, read_key("/proc/meminfo", "HugePages_Rsvd:"));
+	write_file("/proc/sys/vm/nr_hugepages", "0");
+	EXPECT_EQ(0, read_key("/proc/meminfo", "HugePages_Total:"));
+	write_file(THP_DIR "khugepaged/scan_sleep_millisecs", "10000");
 	write_file(THP_DIR "shmem_enabled", "never");
 }
 
@@ -354,10 +513,11 @@ TEST_F_TIMEOUT(storm, everything, 3600)
 {
 	void *(*const what[])(void *) = {
 		verifier, reader, writer, puncher, truncater, migrator, pager,
-		forker, mapper, creator, watcher,
+		forker, mapper, creator, watcher, locker, offliner, collapser,
+		onlooker,
 	};
 	const int nr = sizeof(what) / sizeof(*what);
-	pthread_t threads[16];
+	pthread_t threads[32];
 	int status;
 
 	storm->end = time(NULL) + storm_seconds();
@@ -367,7 +527,8 @@ TEST_F_TIMEOUT(storm, everything, 3600)
 		char *own = map_shared(storm->buf, BUF_PAGES);
 
 		munmap(storm->map, BUF_PAGES * PAGE);
-		munmap(storm->file, FILE_PAGES * PAGE);
+		if (!storm->hugetlb)
+			munmap(storm->file, FILE_PAGES * PAGE);
 		verify(nr, OWNED, own);
 		_exit(0);
 	}
@@ -414,13 +575,14 @@ static void *splitter(void *arg)
 	unsigned int seed = 11;
 
 	while (more(11)) {
-		unsigned int huge = rand_r(&seed) % (FILE_PAGES / 512);
+		unsigned int first = rand_r(&seed) % (FILE_PAGES / HUGE_PAGES) *
+			HUGE_PAGES;
 
 		if (sigsetjmp(sigbus_jump, 0))
 			continue;
-		PEEK(storm->file + huge * 512 * PAGE);
-		punch(storm->memfd, huge * 512 + 1 + rand_r(&seed) % 510, 1);
-		punch(storm->memfd, huge * 512, 512);
+		PEEK(storm->file + first * PAGE);
+		punch(storm->memfd, first + 1 + rand_r(&seed) % 510, 1);
+		punch(storm->memfd, first, HUGE_PAGES);
 	}
 	return arg;
 }
@@ -433,12 +595,13 @@ TEST_F_TIMEOUT(storm, mmu_notifier_registration, 3600)
 	const int nr = sizeof(what) / sizeof(*what);
 	pthread_t threads[8];
 	char *area, *low, *high;
-	size_t size = FILE_PAGES * PAGE;
+	size_t size = FILE_PAGES * PAGE, huge = HUGE_PAGES * PAGE;
 
 	/* the buffer both below and above the file */
-	area = mmap(NULL, 3 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
-		    -1, 0);
+	area = mmap(NULL, 3 * size + huge, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, area);
+	area += -(uintptr_t)area % huge;
 	low = mmap(area, BUF_PAGES * PAGE, PROT_READ | PROT_WRITE,
 		   MAP_SHARED | MAP_FIXED, storm->buf, 0);
 	ASSERT_EQ(area, low);
