@@ -163,10 +163,16 @@ static inline bool access_sigbus(char *addr, bool write)
 static inline uint64_t pagemap_entry(const void *addr)
 {
 	static int fd = -1;
+	static pid_t pid;
 	uint64_t entry = 0;
 
-	if (fd < 0)
+	/* a child that came from fork() has a descriptor for its parent's */
+	if (pid != getpid()) {
+		if (fd >= 0)
+			close(fd);
 		fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+		pid = getpid();
+	}
 	if (pread(fd, &entry, 8, (uintptr_t)addr / PAGE * 8) != 8)
 		return 0;
 	return entry;
@@ -241,7 +247,7 @@ static inline int move_page(void *addr, int node)
 	int status = -1;
 
 	if (syscall(SYS_move_pages, 0, 1UL, &addr, node < 0 ? NULL : &node,
-		    &status, node < 0 ? 0 : MPOL_MF_MOVE_ALL))
+		    &status, node < 0 ? 0 : MPOL_MF_MOVE_ALL) < 0)
 		return -errno;
 	return status;
 }
