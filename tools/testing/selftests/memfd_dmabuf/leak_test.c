@@ -178,14 +178,14 @@ static void check_list(struct __test_metadata *_metadata, int dev, int memfd,
 } while (0)
 
 /* One page of every huge page, at the same place in the buffer's page table. */
-TEST_F(leak, single_pages)
+TEST_F_TIMEOUT(leak, single_pages, 300)
 {
 	unsigned long list[] = { 0, 513, 1026, 1539 };
 
 	check_all_accesses(list, 4);
 }
 
-TEST_F(leak, every_third_page)
+TEST_F_TIMEOUT(leak, every_third_page, 300)
 {
 	unsigned long list[FILE_PAGES / 3], i;
 
@@ -194,7 +194,7 @@ TEST_F(leak, every_third_page)
 	check_all_accesses(list, FILE_PAGES / 3);
 }
 
-TEST_F(leak, backwards)
+TEST_F_TIMEOUT(leak, backwards, 300)
 {
 	unsigned long list[FILE_PAGES], i;
 
@@ -204,7 +204,7 @@ TEST_F(leak, backwards)
 }
 
 /* Whole and aligned: linear, and yet the neighbour is not the buffer's. */
-TEST_F(leak, one_huge_page)
+TEST_F_TIMEOUT(leak, one_huge_page, 300)
 {
 	unsigned long list[512], i;
 
@@ -213,7 +213,7 @@ TEST_F(leak, one_huge_page)
 	check_all_accesses(list, 512);
 }
 
-TEST_F(leak, almost_one_huge_page)
+TEST_F_TIMEOUT(leak, almost_one_huge_page, 300)
 {
 	unsigned long list[512], i;
 
@@ -223,7 +223,7 @@ TEST_F(leak, almost_one_huge_page)
 	check_all_accesses(list, 512);
 }
 
-TEST_F(leak, shifted_by_one)
+TEST_F_TIMEOUT(leak, shifted_by_one, 300)
 {
 	unsigned long list[FILE_PAGES - 1], i;
 
@@ -233,7 +233,7 @@ TEST_F(leak, shifted_by_one)
 }
 
 /* Runs of 1, 2, 3 ... pages with gaps, the last one first. */
-TEST_F(leak, mixed_runs)
+TEST_F_TIMEOUT(leak, mixed_runs, 300)
 {
 	unsigned long list[FILE_PAGES], nr = 0, len = 1, p = 5;
 
@@ -246,7 +246,7 @@ TEST_F(leak, mixed_runs)
 }
 
 /* After a partial punch of a large folio, which splits it or zeroes in place. */
-TEST_F(leak, after_partial_punch)
+TEST_F_TIMEOUT(leak, after_partial_punch, 300)
 {
 	unsigned long list[FILE_PAGES / 2], i;
 
@@ -291,7 +291,7 @@ TEST_F(leak, after_partial_punch)
  * A mapped large folio can be split: a punched page is given back, and not just
  * zeroed in a folio that stays large because somebody else has it mapped.
  */
-TEST_F(leak, split_while_mapped)
+TEST_F_TIMEOUT(leak, split_while_mapped, 300)
 {
 	struct stat before, after;
 	char *map;
@@ -310,7 +310,7 @@ TEST_F(leak, split_while_mapped)
 }
 
 /* And mapped small folios can be collapsed into a large one. */
-TEST_F(leak, collapse_while_mapped)
+TEST_F_TIMEOUT(leak, collapse_while_mapped, 300)
 {
 	uint64_t first;
 	char *map;
