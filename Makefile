@@ -16,6 +16,7 @@ build := $(abspath $(BUILD))
 selftests := tools/testing/selftests/memfd_dmabuf/config
 fragments-debug := configs/vm.config $(selftests) configs/debug.config
 fragments-bench := configs/vm.config $(selftests)
+fragments-kcsan := configs/vm.config $(selftests) configs/kcsan.config
 fragments-stock := configs/vm.config
 
 # ---------------------------------------------------------------------------
@@ -31,12 +32,16 @@ run: bench samples ## show a viewer following a guest's memory, beside udmabuf
 test: debug stock bench selftests samples ## run all tests, or T=pattern, on the debug kernel
 	@scripts/run-tests $(build) '$(T)'
 
+test-long: debug stock bench kcsan selftests samples ## the same for longer, and look for data races
+	@LONG=1 scripts/run-tests $(build) '$(T)'
+
 shell: debug ## a root shell on the debug kernel
 	@BUILD=$(build) scripts/vm-run --tty --numa 2 -- bash
 
 debug: deps ## build the kernel with KASAN, lockdep, kmemleak, KUnit ...
 bench: deps ## build the kernel without debugging aids
 stock: deps ## build that kernel without our patches
+kcsan: deps ## build it with the detector of data races
 
 refresh: deps ## write edits made in BUILD/linux back to patches/
 	@REFRESH=1 scripts/prepare-tree $(build)/linux patched
@@ -47,7 +52,7 @@ check: linux ## checkpatch, sparse, kernel-doc and patch size
 clean: ## remove everything built
 	rm -rf $(build) out
 
-.PHONY: help run test shell debug bench stock refresh check clean
+.PHONY: help run test test-long shell debug bench stock kcsan refresh check clean
 .PHONY: deps linux linux-stock samples selftests
 .DEFAULT_GOAL := help
 
@@ -63,7 +68,7 @@ linux-stock: deps
 	@mkdir -p $(build)
 	@scripts/prepare-tree $(build)/linux-stock
 
-debug bench: linux
+debug bench kcsan: linux
 	@scripts/build-kernel $@ $(build)/linux $(build)/$@ $(fragments-$@)
 stock: linux-stock
 	@scripts/build-kernel $@ $(build)/linux-stock $(build)/$@ $(fragments-$@)
