@@ -213,6 +213,21 @@ static inline long read_key(const char *path, const char *key)
 	return found;
 }
 
+/*
+ * Have the cgroup in folder @dir reclaim, as its memory.reclaim does. Reclaim
+ * leaves active pages alone while it believes there are inactive ones, and what
+ * it believes is up to two seconds old, unless somebody asks for statistics.
+ */
+static inline void reclaim_cgroup(const char *dir, const char *how)
+{
+	char path[160];
+
+	snprintf(path, sizeof(path), "%s/cpu.stat", dir);
+	read_key(path, "");
+	snprintf(path, sizeof(path), "%s/memory.reclaim", dir);
+	write_file(path, how);
+}
+
 /* Pages pinned with FOLL_PIN right now, in the whole system. */
 static inline long pinned_pages(void)
 {

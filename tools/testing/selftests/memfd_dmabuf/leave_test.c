@@ -1219,8 +1219,7 @@ static void reclaim(struct env *e)
 
 	while (left && idle < 10) {
 		before = left;
-		write_file(cgroup_file("pages", "memory.reclaim"),
-			   "16M swappiness=200");
+		reclaim_cgroup(cgroup_file("pages", ""), "16M swappiness=200");
 		left = count_resident(e);
 		idle = left == before ? idle + 1 : 0;
 	}

@@ -247,9 +247,8 @@ TEST_F(map, memcg_reclaim)
 	for (unsigned int i = 0; i < BUF_PAGES; i++) {
 		EXPECT_TRUE(page_is(in_file(i), tag(1, page_of(i), 1)));
 	}
-	snprintf(path, sizeof(path), "%s/memory.reclaim", dir);
 	for (int i = 0; i < 50 && left; i++) {
-		write_file(path, "1M swappiness=200");
+		reclaim_cgroup(dir, "1M swappiness=200");
 		left = resident(self->memfd, FILE_PAGES);
 	}
 	EXPECT_EQ(0, left);

@@ -1416,7 +1416,7 @@ static void do_pageout(void)
 static void do_reclaim(void)
 {
 	say("reclaim");
-	write_file(TEST_CGROUP "memory.reclaim", "512K swappiness=200");
+	reclaim_cgroup(TEST_CGROUP, "512K swappiness=200");
 	forget_clean();
 }
 

@@ -727,7 +727,6 @@ TEST_F_TIMEOUT(ways, mlock_reclaim, 120)
 	snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
 	snprintf(pid, sizeof(pid), "%d", getpid());
 	ASSERT_EQ(0, write_file(path, pid));
-	snprintf(path, sizeof(path), "%s/memory.reclaim", dir);
 
 	for_each_area(a) {
 		fill(a, 1);
@@ -735,7 +734,7 @@ TEST_F_TIMEOUT(ways, mlock_reclaim, 120)
 		NOTE(a, mlock(a->map, 8 * PAGE));
 	}
 	for (int i = 0; i < 50; i++) {
-		write_file(path, "1M swappiness=200");
+		reclaim_cgroup(dir, "1M swappiness=200");
 		left = 0;
 		for_each_area(a)
 			left += incore(at(a, 8), NR - 8);
@@ -749,7 +748,7 @@ TEST_F_TIMEOUT(ways, mlock_reclaim, 120)
 		NOTE(a, munlock(a->map, 8 * PAGE));
 	}
 	for (int i = 0; i < 50; i++) {
-		write_file(path, "1M swappiness=200");
+		reclaim_cgroup(dir, "1M swappiness=200");
 		left = 0;
 		for_each_area(a)
 			left += resident(a->file, FILE_PAGES);
