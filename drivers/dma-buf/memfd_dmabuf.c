@@ -50,7 +50,6 @@ MODULE_PARM_DESC(size_limit_mb, "Max size of a buffer, in megabytes. Default is 
  * @node: in buffers
  * @size: in bytes
  * @flags: MEMFD_DMABUF_RDONLY, MEMFD_DMABUF_NOALLOC
- * @has_hugetlb: some backing file is on hugetlbfs
  * @discards: see &memfd_dmabuf_info.discards
  */
 struct memfd_dmabuf {
@@ -61,7 +60,6 @@ struct memfd_dmabuf {
 	struct list_head node;
 	u64 size;
 	u32 flags;
-	bool has_hugetlb;
 	atomic64_t discards;
 };
 
@@ -259,6 +257,7 @@ static int memfd_dmabuf_access(struct vm_area_struct *vma, unsigned long addr,
 		return -EFAULT;
 
 	/* Locked, so that no write is lost in a migration. */
+	filemap_wait_unlocked(file->f_mapping, index);
 	folio = hugetlbfs_fault_folio(file, index, false);
 	if (IS_ERR(folio))
 		return -EFAULT;
@@ -307,7 +306,7 @@ static const struct vm_operations_struct memfd_dmabuf_vm_ops = {
 static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct memfd_dmabuf *buf = dmabuf->priv;
-	unsigned long vm_flags = vma->vm_flags;
+	unsigned long vm_flags = vma->vm_flags, mixed = 0;
 	struct memfd_dmabuf_file *backing;
 	int ret;
 
@@ -323,6 +322,8 @@ static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 
 	/* As if the files were mapped: they may have been sealed since. */
 	list_for_each_entry(backing, &buf->files, node) {
+		if (is_file_hugepages(backing->file))
+			mixed = VM_MIXEDMAP;
 		if (path_noexec(&backing->file->f_path)) {
 			if (vm_flags & VM_EXEC)
 				return -EPERM;
@@ -333,8 +334,7 @@ static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 			return ret;
 	}
 
-	vm_flags_mod(vma, buf->has_hugetlb ? VM_MIXEDMAP : 0,
-		     vma->vm_flags & ~vm_flags);
+	vm_flags_mod(vma, mixed, vma->vm_flags & ~vm_flags);
 	vma->vm_ops = &memfd_dmabuf_vm_ops;
 	vma->vm_private_data = buf;
 	return 0;
@@ -443,8 +443,6 @@ memfd_dmabuf_add_file(struct memfd_dmabuf *buf, struct file *file)
 	}
 	backing->file = get_file(file);
 	backing->buf = buf;
-	if (is_file_hugepages(file))
-		buf->has_hugetlb = true;
 
 	ret = filemap_subscribe(&backing->sub, file->f_mapping,
 				&memfd_dmabuf_notifier_ops);

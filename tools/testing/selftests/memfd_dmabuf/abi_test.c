@@ -287,6 +287,56 @@ TEST_F(abi, access_mode)
 	close(fd);
 }
 
+/*
+ * What mincore() tells about a file, and madvise() does to it, is for those who
+ * may write it: making a buffer of it changes nothing.
+ */
+TEST_F(abi, not_for_others)
+{
+	static const char name[] = "/dev/shm/memfd_dmabuf.others";
+	struct memfd_dmabuf_range r;
+	unsigned char in_core[2];
+	struct stat st;
+	int fd, buf;
+	char *map;
+
+	fd = open(name, O_RDWR | O_CREAT | O_EXCL, 0644);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, 2 * PAGE));
+	ASSERT_EQ(1, pwrite(fd, "x", 1, 0));
+	close(fd);
+	fd = open(name, O_RDONLY);
+	ASSERT_EQ(0, unlink(name));
+	ASSERT_LE(0, fd);
+	r = range(fd, 0, 2);
+
+	/* the owner: the second page is a hole */
+	buf = create_flags(self->dev, MEMFD_DMABUF_RDONLY, &r, 1);
+	ASSERT_LE(0, buf);
+	map = mmap(NULL, 2 * PAGE, PROT_READ, MAP_SHARED, buf, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, mincore(map, 2 * PAGE, in_core));
+	EXPECT_EQ(1, in_core[0] & 1);
+	EXPECT_EQ(0, in_core[1] & 1);
+	munmap(map, 2 * PAGE);
+	close(buf);
+
+	/* somebody else, who is told nothing */
+	ASSERT_EQ(0, setresuid(65534, 65534, 65534));
+	buf = create_flags(self->dev, MEMFD_DMABUF_RDONLY, &r, 1);
+	ASSERT_LE(0, buf);
+	ASSERT_EQ(0, fstat(buf, &st));
+	EXPECT_EQ(0, st.st_uid);
+	map = mmap(NULL, 2 * PAGE, PROT_READ, MAP_SHARED, buf, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, mincore(map, 2 * PAGE, in_core));
+	EXPECT_EQ(1, in_core[0] & 1);
+	EXPECT_EQ(1, in_core[1] & 1);
+	munmap(map, 2 * PAGE);
+	close(buf);
+	close(fd);
+}
+
 TEST_F(abi, sealed_before)
 {
 	const int seals[] = { F_SEAL_WRITE, F_SEAL_FUTURE_WRITE };
