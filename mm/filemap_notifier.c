@@ -11,9 +11,10 @@
  * who holds two of those.
  *
  * Lock order:
- *	folio lock
- *	  filemap_watch.lock
- *	    i_mmap_rwsem (of the subscriber), page table locks
+ *	i_rwsem (of the file), held from discard_begin to discard_end
+ *	  folio lock
+ *	    filemap_watch.lock
+ *	      i_mmap_rwsem (of the subscriber), page table locks
  */
 
 #include <linux/filemap_notifier.h>
@@ -144,6 +145,7 @@ int filemap_subscribe(struct filemap_subscription *sub,
 	sub->watch = watch;
 	sub->mapping = NULL;
 	sub->nr = 0;
+	sub->discarding = false;
 	down_write(&watch->lock);
 	list_add(&sub->node, &watch->subs);
 	up_write(&watch->lock);
@@ -199,7 +201,8 @@ static void filemap_notifiers_change(struct filemap_notifier *notifiers,
  * @nr: how many
  *
  * Intervals may overlap and repeat. A list that is grouped by file takes the
- * fewest locks.
+ * fewest locks. A discard that is under way is not told of them; who must not
+ * miss it waits for the file's i_rwsem.
  *
  * Context: Process context, may sleep. Not from an operation.
  */
@@ -263,36 +266,117 @@ void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 	filemap_watch_put(watch);
 }
 
-/**
- * __filemap_notify_discard_end() - filemap_notify_discard_end() for a watched
- * file
- * @mapping: the file's page cache
- * @first: first page cache index
- * @last: last page cache index, inclusive
- *
- * Context: As filemap_notify_discard_end().
+/*
+ * Nobody is discarding any more: subscriptions may go. ->put may unsubscribe, so
+ * it comes after the next one has been found, and without the lock. Drops it.
  */
-void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
-				  pgoff_t last)
+static void filemap_discard_done(struct filemap_watch *watch)
 {
-	struct filemap_watch *watch = filemap_watch_get(mapping);
-	struct interval_tree_node *it;
+	struct filemap_subscription *sub, *last = NULL;
 
+	list_for_each_entry(sub, &watch->subs, node) {
+		if (!sub->discarding)
+			continue;
+		if (last) {
+			up_read(&watch->lock);
+			last->ops->put(last);
+			down_read(&watch->lock);
+		}
+		WRITE_ONCE(sub->discarding, false);
+		last = sub;
+	}
+	up_read(&watch->lock);
+	if (last)
+		last->ops->put(last);
+}
+
+/**
+ * __filemap_notify_discard_begin() - filemap_notify_discard_begin() for a
+ * watched file
+ * @mapping: the file's page cache
+ * @start: first byte
+ * @end: the byte after the last one
+ *
+ * Context: As filemap_notify_discard_begin(). i_rwsem serialises changes of
+ * &filemap_subscription.discarding.
+ * Return: As filemap_notify_discard_begin().
+ */
+int __filemap_notify_discard_begin(struct address_space *mapping, loff_t start,
+				   loff_t end)
+{
+	pgoff_t first = DIV_ROUND_UP_ULL(start, PAGE_SIZE);
+	pgoff_t last = (end >> PAGE_SHIFT) - 1;
+	struct filemap_subscription *sub;
+	struct interval_tree_node *it;
+	struct filemap_watch *watch;
+	int ret = 0;
+
+	if (end >> PAGE_SHIFT <= first)
+		return 0;
+	watch = filemap_watch_get(mapping);
 	if (!watch)
-		return;
+		return 0;
 
 	down_read(&watch->lock);
 	for (it = interval_tree_iter_first(&watch->tree, first, last); it;
 	     it = interval_tree_iter_next(it, first, last)) {
-		struct filemap_notifier *n = to_notifier(it);
-		pgoff_t from = n->pgoff + max(first, it->start) - it->start;
-		pgoff_t to = n->pgoff + min(last, it->last) - it->start;
-
-		if (n->sub->ops->discard_end)
-			n->sub->ops->discard_end(n->sub, from, to);
+		sub = to_notifier(it)->sub;
+		if (!sub->discarding && sub->ops->get && sub->ops->get(sub))
+			WRITE_ONCE(sub->discarding, true);
 		cond_resched();
 	}
-	up_read(&watch->lock);
+	/* Those that discard stay on the list while the lock is dropped. */
+	list_for_each_entry(sub, &watch->subs, node) {
+		if (!sub->discarding || !sub->ops->discard_begin)
+			continue;
+		up_read(&watch->lock);
+		ret = sub->ops->discard_begin(sub);
+		down_read(&watch->lock);
+		if (ret)
+			break;
+	}
+	if (ret)
+		filemap_discard_done(watch);
+	else
+		up_read(&watch->lock);
+	filemap_watch_put(watch);
+	return ret;
+}
+
+/**
+ * __filemap_notify_discard_end() - filemap_notify_discard_end() for a watched
+ * file
+ * @mapping: the file's page cache
+ * @start: first byte
+ * @end: the byte after the last one
+ *
+ * Who has subscribed since filemap_notify_discard_begin() is not told.
+ *
+ * Context: As filemap_notify_discard_end().
+ */
+void __filemap_notify_discard_end(struct address_space *mapping, loff_t start,
+				  loff_t end)
+{
+	pgoff_t first = DIV_ROUND_UP_ULL(start, PAGE_SIZE);
+	pgoff_t last = (end >> PAGE_SHIFT) - 1;
+	struct filemap_subscription *sub;
+	struct filemap_watch *watch;
+
+	if (end >> PAGE_SHIFT <= first)
+		return;
+	watch = filemap_watch_get(mapping);
+	if (!watch)
+		return;
+
+	down_read(&watch->lock);
+	list_for_each_entry(sub, &watch->subs, node) {
+		if (!sub->discarding || !sub->ops->discard_end)
+			continue;
+		up_read(&watch->lock);
+		sub->ops->discard_end(sub, first, last);
+		down_read(&watch->lock);
+	}
+	filemap_discard_done(watch);
 	filemap_watch_put(watch);
 }
 

@@ -21,7 +21,12 @@ struct subscriber {
 	struct filemap_subscription sub;
 	struct file *file;
 	unsigned int nr_unmaps;
+	unsigned int nr_begins;
 	unsigned int nr_discards;
+	/* what it says to a discard, whether it can still be asked, and is */
+	int veto;
+	bool dying;
+	int users;
 	struct call unmaps[MAX_CALLS];
 	struct call discards[MAX_CALLS];
 	/* which of its pages were unmapped, for the test that looks at it */
@@ -57,16 +62,42 @@ static void test_unmap(struct filemap_subscription *sub, pgoff_t first,
 	}
 }
 
+static bool test_get(struct filemap_subscription *sub)
+{
+	struct subscriber *s = container_of(sub, struct subscriber, sub);
+
+	s->users += !s->dying;
+	return !s->dying;
+}
+
+static void test_put(struct filemap_subscription *sub)
+{
+	container_of(sub, struct subscriber, sub)->users--;
+}
+
+static int test_discard_begin(struct filemap_subscription *sub)
+{
+	struct subscriber *s = container_of(sub, struct subscriber, sub);
+
+	WARN_ON(!sub->discarding || s->users != 1);
+	s->nr_begins++;
+	return s->veto;
+}
+
 static void test_discard_end(struct filemap_subscription *sub, pgoff_t first,
 			     pgoff_t last)
 {
 	struct subscriber *s = container_of(sub, struct subscriber, sub);
 
+	WARN_ON(!sub->discarding || s->users != 1);
 	record(s->discards, &s->nr_discards, first, last);
 }
 
 static const struct filemap_notifier_ops test_ops = {
 	.unmap = test_unmap,
+	.get = test_get,
+	.put = test_put,
+	.discard_begin = test_discard_begin,
 	.discard_end = test_discard_end,
 };
 
@@ -396,8 +427,8 @@ static void shmem_discard_test(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, vfs_fallocate(file, punch, 9 * PAGE_SIZE,
 					       2 * PAGE_SIZE));
 	KUNIT_ASSERT_EQ(test, s->nr_discards, 1);
-	KUNIT_EXPECT_EQ(test, s->discards[0].first, 101);
-	KUNIT_EXPECT_EQ(test, s->discards[0].last, 102);
+	KUNIT_EXPECT_EQ(test, s->discards[0].first, 9);
+	KUNIT_EXPECT_EQ(test, s->discards[0].last, 10);
 	KUNIT_EXPECT_GE(test, s->nr_unmaps, 1);
 
 	/* less than a page, and other pages */
@@ -408,15 +439,73 @@ static void shmem_discard_test(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, 0, vfs_truncate(&file->f_path, 20 * PAGE_SIZE - 1));
 	KUNIT_EXPECT_EQ(test, s->nr_discards, 2);
-	KUNIT_EXPECT_EQ(test, s->discards[1].first, 112);
-	KUNIT_EXPECT_EQ(test, s->discards[1].last, 115);
+	KUNIT_EXPECT_EQ(test, s->discards[1].first, 20);
+	KUNIT_EXPECT_EQ(test, s->discards[1].last, 63);
 
 	/* growing discards nothing */
 	KUNIT_EXPECT_EQ(test, 0, vfs_truncate(&file->f_path, 64 * PAGE_SIZE));
 	KUNIT_EXPECT_EQ(test, s->nr_discards, 2);
+	KUNIT_EXPECT_EQ(test, s->nr_begins, 2);
+	KUNIT_EXPECT_EQ(test, s->users, 0);
 
 	filemap_notifiers_remove(&n, 1);
 	filemap_unsubscribe(&s->sub);
+}
+
+/*
+ * One subscriber's veto leaves the file as it is and everybody as they were,
+ * whoever was asked first.
+ */
+static void veto_test(struct kunit *test)
+{
+	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	struct file *file = new_file(test, 64);
+	struct address_space *mapping = file->f_mapping;
+	struct subscriber *s[3];
+	struct filemap_notifier n[4];
+	unsigned int i, told = 0;
+
+	for (i = 0; i < 3; i++) {
+		s[i] = new_subscriber(test, file);
+		n[i] = notifier(s[i], 8, 23, 0);
+	}
+	n[3] = notifier(s[1], 10, 11, 16);
+	filemap_notifiers_add(n, 4);
+	fill(test, file, 64);
+
+	s[1]->veto = -EBUSY;
+	KUNIT_EXPECT_EQ(test, -EBUSY,
+			vfs_fallocate(file, punch, 23 * PAGE_SIZE,
+				      2 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, -EBUSY, vfs_truncate(&file->f_path, PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 64 * PAGE_SIZE, i_size_read(file_inode(file)));
+	KUNIT_EXPECT_EQ(test, 64, mapping->nrpages);
+	KUNIT_EXPECT_EQ(test, 2, s[1]->nr_begins);
+	for (i = 0; i < 3; i++) {
+		told += s[i]->nr_discards + s[i]->nr_unmaps;
+		KUNIT_EXPECT_EQ(test, 0, s[i]->users);
+		KUNIT_EXPECT_FALSE(test, s[i]->sub.discarding);
+	}
+	KUNIT_EXPECT_EQ(test, 0, told);
+
+	/* not its pages; its pages in part */
+	KUNIT_EXPECT_EQ(test, 0, vfs_fallocate(file, punch, 24 * PAGE_SIZE,
+					       PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0, vfs_fallocate(file, punch, 8 * PAGE_SIZE + 1,
+					       2 * PAGE_SIZE - 2));
+	KUNIT_EXPECT_EQ(test, 2, s[1]->nr_begins);
+
+	/* who is about to go is not asked */
+	s[1]->dying = true;
+	KUNIT_EXPECT_EQ(test, 0, vfs_truncate(&file->f_path, PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 2, s[1]->nr_begins);
+	KUNIT_EXPECT_EQ(test, 0, s[1]->nr_discards);
+	KUNIT_EXPECT_EQ(test, 1, s[0]->nr_discards);
+	KUNIT_EXPECT_EQ(test, 1, s[2]->nr_discards);
+
+	filemap_notifiers_remove(n, 4);
+	for (i = 0; i < 3; i++)
+		filemap_unsubscribe(&s[i]->sub);
 }
 
 static struct kunit_case filemap_notifier_cases[] = {
@@ -428,6 +517,7 @@ static struct kunit_case filemap_notifier_cases[] = {
 	KUNIT_CASE(shared_watch_test),
 	KUNIT_CASE(removal_during_walk_test),
 	KUNIT_CASE(shmem_discard_test),
+	KUNIT_CASE(veto_test),
 	{}
 };
 

@@ -17,14 +17,12 @@ struct filemap_watch;
 /**
  * struct filemap_notifier_ops - what a subscriber is told
  *
- * The ranges handed to the operations are in the subscriber's own pages, see
- * &filemap_notifier.pgoff. Both operations run with the file's watch lock held
- * for read. They may sleep, but must not enter direct reclaim (reclaim takes
- * that lock), nor add or remove notifiers of any file.
+ * None of them but @put may add or remove notifiers of any file.
  */
 struct filemap_notifier_ops {
 	/**
-	 * @unmap: pages are about to leave the page cache, or to move
+	 * @unmap: pages are about to leave the page cache, or to move; @first
+	 * and @last are pages of the subscriber, see &filemap_notifier.pgoff
 	 *
 	 * Called for truncate, hole punch, reclaim, migration, split, collapse
 	 * and memory failure, as the file's own mappings are unmapped. When it
@@ -34,22 +32,52 @@ struct filemap_notifier_ops {
 	 * afterwards is the subscriber's business: to be safe it maps a folio
 	 * only while that folio is locked and still belongs to the file.
 	 *
-	 * Context: Usually the folio is locked. No i_mmap_rwsem is held. May
-	 * be called from reclaim: no allocation that could reclaim, no folio
-	 * lock, no dma_resv lock.
+	 * Context: The file's watch lock is held for read, and usually the
+	 * folio is locked. No i_mmap_rwsem is held. May sleep, and be called
+	 * from reclaim: no allocation that could reclaim, no folio lock, no
+	 * dma_resv lock.
 	 */
 	void (*unmap)(struct filemap_subscription *sub, pgoff_t first,
 		      pgoff_t last);
 
 	/**
-	 * @discard_end: the owner of the file has thrown pages away
+	 * @get: keep the subscription until @put; optional
 	 *
-	 * Called once for each truncate or hole punch that covered whole pages
-	 * of a notifier, whether or not the file had any there, before the
-	 * system call returns. Optional. (A veto before anything has changed,
-	 * discard_begin, belongs here as well once device importers need it.)
+	 * Without it, the subscriber is not told of discards.
+	 *
+	 * Context: The file's watch lock is held for read.
+	 * Return: false if the subscriber is about to unsubscribe.
+	 */
+	bool (*get)(struct filemap_subscription *sub);
+
+	/**
+	 * @put: the subscription is no longer needed
+	 *
+	 * Context: Process context, the file's i_rwsem is held for write. May
+	 * sleep, and unsubscribe.
+	 */
+	void (*put)(struct filemap_subscription *sub);
+
+	/**
+	 * @discard_begin: the owner of the file is about to throw away pages
+	 * of some notifier, there or not, in a truncate or hole punch; optional
+	 *
+	 * Nothing has changed yet, and nothing will if somebody vetoes it. Then
+	 * @discard_end is not called. From now until @discard_end or a veto
+	 * &filemap_subscription.discarding is set.
 	 *
 	 * Context: Process context, the file's i_rwsem is held for write.
+	 * May sleep.
+	 * Return: 0, or an error for the system call.
+	 */
+	int (*discard_begin)(struct filemap_subscription *sub);
+
+	/**
+	 * @discard_end: the pages have been thrown away; @first and @last are
+	 * page cache indexes and include pages that no notifier is about
+	 *
+	 * Context: Process context, the file's i_rwsem is held for write.
+	 * May sleep.
 	 */
 	void (*discard_end)(struct filemap_subscription *sub, pgoff_t first,
 			    pgoff_t last);
@@ -63,6 +91,7 @@ struct filemap_notifier_ops {
  *	before notifiers are added
  * @node: in the list of the file's subscriptions
  * @nr: number of notifiers
+ * @discarding: pages of some notifier are being discarded
  *
  * Embed it in whatever the operations need to find.
  */
@@ -72,6 +101,7 @@ struct filemap_subscription {
 	struct address_space *mapping;
 	struct list_head node;
 	unsigned long nr;
+	bool discarding;
 };
 
 /**
@@ -114,8 +144,10 @@ vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 
 void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 			    pgoff_t last);
-void __filemap_notify_discard_end(struct address_space *mapping, pgoff_t first,
-				  pgoff_t last);
+int __filemap_notify_discard_begin(struct address_space *mapping, loff_t start,
+				   loff_t end);
+void __filemap_notify_discard_end(struct address_space *mapping, loff_t start,
+				  loff_t end);
 bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
 			  bool mlocked, int *referenced,
 			  unsigned long *vm_flags);
@@ -132,8 +164,14 @@ static inline void __filemap_notify_unmap(struct address_space *mapping,
 {
 }
 
+static inline int __filemap_notify_discard_begin(struct address_space *mapping,
+						 loff_t start, loff_t end)
+{
+	return 0;
+}
+
 static inline void __filemap_notify_discard_end(struct address_space *mapping,
-						pgoff_t first, pgoff_t last)
+						loff_t start, loff_t end)
 {
 }
 
@@ -183,19 +221,39 @@ static inline void filemap_notify_unmap_folio(struct folio *folio)
 }
 
 /**
- * filemap_notify_discard_end() - pages of a file have been thrown away
+ * filemap_notify_discard_begin() - pages of a file are to be thrown away
  * @mapping: the file's page cache
- * @first: first page cache index
- * @last: last page cache index, inclusive
+ * @start: first byte
+ * @end: the byte after the last one
  *
- * Context: Process context under the file's i_rwsem, after the pages have left
- * the page cache.
+ * Only whole pages count: those that are covered in part stay in the file.
+ *
+ * Context: Process context under the file's i_rwsem, before anything has been
+ * changed. After success filemap_notify_discard_end() must follow.
+ * Return: 0, or the error with which a subscriber has refused.
  */
-static inline void filemap_notify_discard_end(struct address_space *mapping,
-					      pgoff_t first, pgoff_t last)
+static inline int filemap_notify_discard_begin(struct address_space *mapping,
+					       loff_t start, loff_t end)
 {
 	if (mapping_watched(mapping))
-		__filemap_notify_discard_end(mapping, first, last);
+		return __filemap_notify_discard_begin(mapping, start, end);
+	return 0;
+}
+
+/**
+ * filemap_notify_discard_end() - pages of a file have been thrown away
+ * @mapping: the file's page cache
+ * @start: as for filemap_notify_discard_begin()
+ * @end: as for filemap_notify_discard_begin()
+ *
+ * Context: Process context under the same hold of the file's i_rwsem as
+ * filemap_notify_discard_begin(), after the pages have left the page cache.
+ */
+static inline void filemap_notify_discard_end(struct address_space *mapping,
+					      loff_t start, loff_t end)
+{
+	if (mapping_watched(mapping))
+		__filemap_notify_discard_end(mapping, start, end);
 }
 
 /**
