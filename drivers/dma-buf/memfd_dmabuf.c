@@ -10,8 +10,11 @@
  * See Documentation/driver-api/memfd-dmabuf.rst.
  */
 
+#include <linux/dcache.h>
 #include <linux/debugfs.h>
 #include <linux/dma-buf.h>
+#include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
 #include <linux/filemap_notifier.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
@@ -21,12 +24,16 @@
 #include <linux/module.h>
 #include <linux/overflow.h>
 #include <linux/pfn_t.h>
+#include <linux/scatterlist.h>
 #include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
+#include <linux/swapops.h>
 #include <linux/uaccess.h>
+#include <linux/vmalloc.h>
+#include <linux/workqueue.h>
 
-#include <uapi/linux/memfd_dmabuf.h>
+#include "memfd_dmabuf.h"
 
 #define CREATE_TRACE_POINTS
 #include <trace/events/memfd_dmabuf.h>
@@ -45,22 +52,43 @@ MODULE_PARM_DESC(size_limit_mb, "Max size of a buffer, in megabytes. Default is 
  *	no run continues the one before it
  * @nr_runs: number of @runs
  * @files: backing files, &struct memfd_dmabuf_file
+ * @dmabuf: what userspace and importers know
+ * @dentry: the dma-buf's, which lives as long as it does
  * @inode: the dma-buf's own; a reference of ours, as the dma-buf drops its
  *	reference before ->release and unmapping needs the inode until then
  * @node: in buffers
  * @size: in bytes
- * @flags: MEMFD_DMABUF_RDONLY, MEMFD_DMABUF_NOALLOC
+ * @flags: MEMFD_DMABUF_RDONLY, _NOALLOC, _DENY_DISCARD
  * @discards: see &memfd_dmabuf_info.discards
+ * @maps: live mappings of all attachments, &struct memfd_dmabuf_map
+ * @nr_dynamic: number of attachments with move_notify
+ * @nr_unpinned: number of @maps that do without a pin
+ * @invalidate: tells importers to map anew when pages have moved
+ * @vmap: pages of the kernel's mapping, if there is one
+ * @nr_pins: number of pinned sets of pages
+ * @pin_lock: held while pages are pinned, so that a discard can wait for it
+ *
+ * The dma-buf's reservation lock protects @maps, @vmap and changes of @nr_pins.
  */
 struct memfd_dmabuf {
 	struct filemap_notifier *runs;
 	unsigned long nr_runs;
 	struct list_head files;
+	struct dma_buf *dmabuf;
+	struct dentry *dentry;
 	struct inode *inode;
 	struct list_head node;
 	u64 size;
 	u32 flags;
 	atomic64_t discards;
+
+	struct list_head maps;
+	atomic_t nr_dynamic;
+	unsigned long nr_unpinned;
+	struct work_struct invalidate;
+	struct memfd_dmabuf_pages *vmap;
+	unsigned long nr_pins;
+	struct mutex pin_lock;	/* see above */
 };
 
 /**
@@ -77,6 +105,50 @@ struct memfd_dmabuf_file {
 	struct list_head node;
 };
 
+/**
+ * struct memfd_dmabuf_pages - the pages of a buffer at some time
+ * @pages: one for each page of the buffer
+ * @folios: those the pages are in, with a pin or a reference for each entry
+ * @nr_folios: number of @folios
+ * @users: an importer with a pin, the kernel's mapping, mappings of devices
+ * @pinned: @folios are pinned
+ * @dirty: somebody may have written to them
+ */
+struct memfd_dmabuf_pages {
+	struct page **pages;
+	struct folio **folios;
+	unsigned long nr_folios;
+	unsigned int users;
+	bool pinned;
+	bool dirty;
+};
+
+/**
+ * struct memfd_dmabuf_attachment - ours of a &struct dma_buf_attachment
+ * @pinned: what has been pinned for it, if anything
+ * @nr_pins: how often
+ */
+struct memfd_dmabuf_attachment {
+	struct memfd_dmabuf_pages *pinned;
+	unsigned int nr_pins;
+};
+
+/**
+ * struct memfd_dmabuf_map - a live mapping for a device
+ * @sgt: what the importer has
+ * @attach: whose it is
+ * @dir: as it was mapped
+ * @pages: the attachment's, or the mapping's own if they are not pinned
+ * @node: in &memfd_dmabuf.maps
+ */
+struct memfd_dmabuf_map {
+	struct sg_table sgt;
+	struct dma_buf_attachment *attach;
+	enum dma_data_direction dir;
+	struct memfd_dmabuf_pages *pages;
+	struct list_head node;
+};
+
 static LIST_HEAD(buffers);
 static DEFINE_MUTEX(buffers_lock);
 
@@ -88,6 +160,11 @@ static struct memfd_dmabuf_file *to_backing(struct filemap_subscription *sub)
 static bool is_rdonly(struct memfd_dmabuf *buf)
 {
 	return buf->flags & MEMFD_DMABUF_RDONLY;
+}
+
+static unsigned long nr_pages(const struct memfd_dmabuf *buf)
+{
+	return buf->size >> PAGE_SHIFT;
 }
 
 static pgoff_t run_last(const struct filemap_notifier *run)
@@ -112,6 +189,48 @@ static struct filemap_notifier *find_run(struct memfd_dmabuf *buf,
 	return &buf->runs[low];
 }
 
+/*
+ * Must discards of the file not cross with pinning? Besides the flags that say
+ * so, memfd_pin_folios() must not find new holes in a hugetlbfs file.
+ */
+static bool is_strict(struct memfd_dmabuf_file *backing)
+{
+	return backing->buf->flags & (MEMFD_DMABUF_DENY_DISCARD |
+				      MEMFD_DMABUF_NOALLOC) ||
+	       is_file_hugepages(backing->file);
+}
+
+/*
+ * Tell the importers that rely on it to map the buffer anew; those with a pin
+ * keep what they have. Returns whether there was one.
+ */
+static bool memfd_dmabuf_invalidate(struct memfd_dmabuf *buf)
+{
+	struct dma_buf_attachment *attach;
+	bool told = false;
+
+	dma_resv_assert_held(buf->dmabuf->resv);
+	list_for_each_entry(attach, &buf->dmabuf->attachments, node) {
+		struct memfd_dmabuf_attachment *a = attach->priv;
+
+		if (!attach->importer_ops || a->pinned)
+			continue;
+		attach->importer_ops->move_notify(attach);
+		told = true;
+	}
+	return told;
+}
+
+static void memfd_dmabuf_invalidate_work(struct work_struct *work)
+{
+	struct memfd_dmabuf *buf = container_of(work, struct memfd_dmabuf,
+						invalidate);
+
+	dma_resv_lock(buf->dmabuf->resv, NULL);
+	memfd_dmabuf_invalidate(buf);
+	dma_resv_unlock(buf->dmabuf->resv);
+}
+
 /* filemap notifier operations */
 
 static void memfd_dmabuf_unmap(struct filemap_subscription *sub, pgoff_t first,
@@ -122,16 +241,73 @@ static void memfd_dmabuf_unmap(struct filemap_subscription *sub, pgoff_t first,
 	trace_memfd_dmabuf_unmap(buf->inode->i_ino, first, last);
 	unmap_mapping_pages(buf->inode->i_mapping, first, last - first + 1,
 			    true);
+	/* Pages that a device has mapped move once it has let them go. */
+	if (READ_ONCE(buf->nr_unpinned) && !READ_ONCE(sub->discarding))
+		queue_work(system_unbound_wq, &buf->invalidate);
+}
+
+static bool memfd_dmabuf_get(struct filemap_subscription *sub)
+{
+	/* An O_PATH descriptor may have it outlive the dma-buf's file. */
+	return lockref_get_not_dead(&to_backing(sub)->buf->dentry->d_lockref);
+}
+
+static void memfd_dmabuf_put(struct filemap_subscription *sub)
+{
+	dput(to_backing(sub)->buf->dentry);
+}
+
+static int memfd_dmabuf_discard_begin(struct filemap_subscription *sub)
+{
+	struct memfd_dmabuf_file *backing = to_backing(sub);
+	struct memfd_dmabuf *buf = backing->buf;
+	int ret = 0;
+
+	if (!is_strict(backing))
+		return 0;
+	/* Who has begun to pin has come first. The next one sees us. */
+	if (mutex_lock_killable(&buf->pin_lock))
+		return -EINTR;
+	if (buf->flags & MEMFD_DMABUF_DENY_DISCARD &&
+	    READ_ONCE(buf->nr_pins))
+		ret = -EBUSY;
+	mutex_unlock(&buf->pin_lock);
+	return ret;
 }
 
 static void memfd_dmabuf_discard_end(struct filemap_subscription *sub,
 				     pgoff_t first, pgoff_t last)
 {
-	atomic64_inc(&to_backing(sub)->buf->discards);
+	struct memfd_dmabuf_file *backing = to_backing(sub);
+	struct memfd_dmabuf *buf = backing->buf;
+	struct dma_resv *resv = buf->dmabuf->resv;
+	bool told;
+
+	atomic64_inc(&buf->discards);
+	trace_memfd_dmabuf_discard(buf->inode->i_ino,
+				   file_inode(backing->file)->i_ino, first,
+				   last, READ_ONCE(buf->nr_pins));
+	/* Pages have gone: who attaches from now on cannot find them. */
+	smp_mb();
+	if (!atomic_read(&buf->nr_dynamic))
+		return;
+	if (dma_resv_lock_interruptible(resv, NULL)) {
+		/* Importers are told, but not before the system call returns. */
+		queue_work(system_unbound_wq, &buf->invalidate);
+		return;
+	}
+	told = memfd_dmabuf_invalidate(buf);
+	dma_resv_unlock(resv);
+	if (told)
+		dma_resv_wait_timeout(resv, DMA_RESV_USAGE_BOOKKEEP, true,
+				      MAX_SCHEDULE_TIMEOUT);
 }
 
 static const struct filemap_notifier_ops memfd_dmabuf_notifier_ops = {
 	.unmap = memfd_dmabuf_unmap,
+	.get = memfd_dmabuf_get,
+	.put = memfd_dmabuf_put,
+	.discard_begin = memfd_dmabuf_discard_begin,
 	.discard_end = memfd_dmabuf_discard_end,
 };
 
@@ -187,7 +363,7 @@ static vm_fault_t memfd_dmabuf_fault(struct vm_fault *vmf)
 
 	filemap_wait_unlocked(file->f_mapping, index);
 	if (is_file_hugepages(file)) {
-		folio = hugetlbfs_fault_folio(file, index, alloc);
+		folio = hugetlbfs_fault_folio(file, index, alloc, true);
 		if (IS_ERR(folio)) {
 			ret = vmf_error(PTR_ERR(folio));
 			folio = NULL;
@@ -258,7 +434,7 @@ static int memfd_dmabuf_access(struct vm_area_struct *vma, unsigned long addr,
 
 	/* Locked, so that no write is lost in a migration. */
 	filemap_wait_unlocked(file->f_mapping, index);
-	folio = hugetlbfs_fault_folio(file, index, false);
+	folio = hugetlbfs_fault_folio(file, index, false, true);
 	if (IS_ERR(folio))
 		return -EFAULT;
 
@@ -283,7 +459,7 @@ static int memfd_dmabuf_may_expand(struct vm_area_struct *vma, pgoff_t end)
 {
 	struct memfd_dmabuf *buf = vma->vm_private_data;
 
-	return end <= buf->size >> PAGE_SHIFT ? 0 : -EFAULT;
+	return end <= nr_pages(buf) ? 0 : -EFAULT;
 }
 
 static struct address_space *memfd_dmabuf_backing(struct vm_area_struct *vma,
@@ -312,6 +488,9 @@ static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 
 	if (!(vm_flags & VM_MAYSHARE))
 		return -EINVAL;
+	/* Of an importer, for its own pages; ours are counted. */
+	if (vm_flags & VM_PFNMAP)
+		return -EINVAL;
 
 	if (is_rdonly(buf)) {
 		/* An importer's mmap may come with a writable file of its own. */
@@ -338,6 +517,490 @@ static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	vma->vm_ops = &memfd_dmabuf_vm_ops;
 	vma->vm_private_data = buf;
 	return 0;
+}
+
+/* Pages for devices and the kernel. All of this runs with dma_resv held. */
+
+static void memfd_dmabuf_put_folio(const struct memfd_dmabuf_pages *set,
+				   struct folio *folio)
+{
+	if (set->pinned)
+		unpin_folio(folio);
+	else
+		folio_put(folio);
+}
+
+static void memfd_dmabuf_put_pages(struct memfd_dmabuf_pages *set)
+{
+	unsigned long i;
+
+	if (--set->users)
+		return;
+	for (i = 0; i < set->nr_folios; i++) {
+		struct folio *folio = set->folios[i];
+
+		if (set->dirty && !folio_test_dirty(folio)) {
+			folio_lock(folio);
+			folio_mark_dirty(folio);
+			folio_unlock(folio);
+		}
+		memfd_dmabuf_put_folio(set, folio);
+		cond_resched();
+	}
+	kvfree(set->folios);
+	kvfree(set->pages);
+	kfree(set);
+}
+
+/* Find or make the folio at @index, with a reference. */
+static struct folio *memfd_dmabuf_get_folio(struct file *file, pgoff_t index,
+					    bool alloc)
+{
+	struct folio *folio = filemap_get_folio(file->f_mapping, index);
+	int ret;
+
+	if (!IS_ERR(folio)) {
+		if (folio_test_uptodate(folio))
+			return folio;
+		folio_put(folio);
+	}
+
+	if (is_file_hugepages(file)) {
+		/* Who discards waits for dma_resv, so do not wait for them. */
+		folio = hugetlbfs_fault_folio(file, index, alloc, false);
+		if (IS_ERR(folio))
+			return folio;
+	} else {
+		ret = shmem_get_folio(file_inode(file), index, 0, &folio,
+				      alloc ? SGP_CACHE : SGP_NOALLOC);
+		if (ret)
+			return ERR_PTR(ret);
+	}
+	folio_unlock(folio);
+	return folio;
+}
+
+/*
+ * Pin folios from @index on, as many as come at once. What fallocate() has put
+ * there need not be up to date.
+ */
+static long memfd_dmabuf_pin_folios(struct file *file, pgoff_t index,
+				    pgoff_t last, bool alloc,
+				    struct folio **folios)
+{
+	unsigned long nr = min(last - index + 1, 512UL);
+	loff_t start = (loff_t)index << PAGE_SHIFT, end;
+	struct folio *folio;
+	pgoff_t offset;
+
+	if (is_file_hugepages(file)) {
+		/* memfd_pin_folios() would take a page others have reserved. */
+		folio = memfd_dmabuf_get_folio(file, index, alloc);
+		if (IS_ERR(folio))
+			return PTR_ERR(folio);
+		folio_put(folio);
+		last = index;
+	}
+
+	/* The last page of a file may be partial. */
+	end = min(((loff_t)last + 1) << PAGE_SHIFT,
+		  i_size_read(file_inode(file))) - 1;
+	return memfd_pin_folios(file, start, end, folios, nr, &offset);
+}
+
+/* Note the pages of @folio at @index and beyond, up to @run's last one. */
+static int memfd_dmabuf_add_folio(struct memfd_dmabuf_pages *set,
+				  struct folio *folio, pgoff_t index,
+				  const struct filemap_notifier *run)
+{
+	pgoff_t pgoff = run->pgoff + (index - run->it.start);
+	pgoff_t end = min(folio_next_index(folio), run->it.last + 1);
+
+	set->folios[set->nr_folios++] = folio;
+	for (; index < end; index++) {
+		struct page *page = folio_file_page(folio, index);
+
+		if (is_page_hwpoison(page))
+			return -EHWPOISON;
+		set->pages[pgoff++] = page;
+	}
+	return 0;
+}
+
+static int memfd_dmabuf_add_run(struct memfd_dmabuf *buf,
+				const struct filemap_notifier *run,
+				struct memfd_dmabuf_pages *set)
+{
+	struct file *file = to_backing(run->sub)->file;
+	bool alloc = !(buf->flags & MEMFD_DMABUF_NOALLOC);
+	pgoff_t index = run->it.start;
+	int ret = 0;
+
+	/* A large folio may go on behind the end of the file. */
+	if (run->it.last >= DIV_ROUND_UP_ULL(i_size_read(file_inode(file)),
+					     PAGE_SIZE))
+		return -EFAULT;
+
+	/* Pinning fills holes. The discards that make them wait for it. */
+	for (; set->pinned && !alloc && index <= run->it.last; index++) {
+		if (!xa_load(&file->f_mapping->i_pages, index))
+			return -ENOENT;
+		cond_resched();
+	}
+
+	index = run->it.start;
+	while (index <= run->it.last && !ret) {
+		struct folio **folios = &set->folios[set->nr_folios];
+		long i, nr = 1;
+
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+
+		if (set->pinned) {
+			nr = memfd_dmabuf_pin_folios(file, index, run->it.last,
+						     alloc, folios);
+			if (nr < 0)
+				return nr;
+		} else {
+			*folios = memfd_dmabuf_get_folio(file, index, alloc);
+			if (IS_ERR(*folios))
+				return PTR_ERR(*folios);
+			folio_mark_accessed(*folios);
+		}
+
+		/* What has been left out, or thrown away, is for the next round. */
+		for (i = 0; i < nr && !ret; i++) {
+			struct folio *folio = folios[i];
+
+			if (index - folio->index >= folio_nr_pages(folio))
+				break;
+			/* fallocate() leaves it to us to fill it with zeros. */
+			if (!folio_test_uptodate(folio)) {
+				struct folio *now;
+
+				now = memfd_dmabuf_get_folio(file, index, alloc);
+				if (IS_ERR(now)) {
+					ret = PTR_ERR(now);
+					break;
+				}
+				folio_put(now);
+				if (!folio_test_uptodate(folio))
+					break;
+			}
+			ret = memfd_dmabuf_add_folio(set, folio, index, run);
+			index = folio_next_index(folio);
+		}
+		for (; i < nr; i++)
+			memfd_dmabuf_put_folio(set, folios[i]);
+	}
+	return ret;
+}
+
+/* How many folios a run can be made of. */
+static unsigned long run_folios(const struct filemap_notifier *run)
+{
+	struct file *file = to_backing(run->sub)->file;
+	unsigned int order = 0;
+
+	if (is_file_hugepages(file))
+		order = huge_page_order(hstate_file(file));
+	return (run->it.last >> order) - (run->it.start >> order) + 1;
+}
+
+/* Find, or make, all pages of the buffer. One user has them. */
+static struct memfd_dmabuf_pages *
+memfd_dmabuf_get_pages(struct memfd_dmabuf *buf, bool pin)
+{
+	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+	const struct filemap_notifier *run, *end = buf->runs + buf->nr_runs;
+	struct memfd_dmabuf_pages *set;
+	unsigned long nr = 0;
+	int ret = -ENOMEM;
+
+	set = kzalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
+	if (!set)
+		return ERR_PTR(-ENOMEM);
+	set->users = 1;
+	set->pinned = pin;
+
+	for (run = buf->runs; run < end; run++)
+		nr += run_folios(run);
+	set->pages = kvmalloc_array(nr_pages(buf), sizeof(*set->pages), gfp);
+	set->folios = kvmalloc_array(nr, sizeof(*set->folios), gfp);
+	if (!set->pages || !set->folios)
+		goto err;
+
+	for (run = buf->runs; run < end; run++) {
+		ret = memfd_dmabuf_add_run(buf, run, set);
+		if (ret)
+			goto err;
+	}
+	return set;
+
+err:
+	memfd_dmabuf_put_pages(set);
+	/* As for get_user_pages(): past the end of a file, or a hole. */
+	if (ret == -EINVAL || ret == -ENOENT)
+		ret = -EFAULT;
+	return ERR_PTR(ret);
+}
+
+static struct memfd_dmabuf_pages *
+memfd_dmabuf_pin_pages(struct memfd_dmabuf *buf)
+{
+	struct memfd_dmabuf_pages *set = NULL;
+	struct memfd_dmabuf_file *backing;
+
+	if (mutex_lock_killable(&buf->pin_lock))
+		return ERR_PTR(-EINTR);
+	list_for_each_entry(backing, &buf->files, node) {
+		if (is_strict(backing) && READ_ONCE(backing->sub.discarding))
+			set = ERR_PTR(-EBUSY);
+	}
+	if (!set)
+		set = memfd_dmabuf_get_pages(buf, true);
+	if (!IS_ERR(set))
+		WRITE_ONCE(buf->nr_pins, buf->nr_pins + 1);
+	mutex_unlock(&buf->pin_lock);
+	return set;
+}
+
+static void memfd_dmabuf_unpin_pages(struct memfd_dmabuf *buf,
+				     struct memfd_dmabuf_pages *set)
+{
+	memfd_dmabuf_put_pages(set);
+	WRITE_ONCE(buf->nr_pins, buf->nr_pins - 1);
+}
+
+/* Device importers */
+
+static int memfd_dmabuf_attach(struct dma_buf *dmabuf,
+			       struct dma_buf_attachment *attach)
+{
+	struct memfd_dmabuf *buf = dmabuf->priv;
+	struct memfd_dmabuf_attachment *a;
+
+	/* The core maps for those that are not dynamic, in both directions. */
+	if (is_rdonly(buf) && !attach->importer_ops)
+		return -EACCES;
+
+	a = kzalloc(sizeof(*a), GFP_KERNEL);
+	if (!a)
+		return -ENOMEM;
+	attach->priv = a;
+
+	if (attach->importer_ops) {
+		atomic_inc(&buf->nr_dynamic);
+		/* Who throws away a page that this one will find sees it. */
+		smp_mb__after_atomic();
+	}
+	return 0;
+}
+
+static void memfd_dmabuf_detach(struct dma_buf *dmabuf,
+				struct dma_buf_attachment *attach)
+{
+	struct memfd_dmabuf *buf = dmabuf->priv;
+
+	if (attach->importer_ops)
+		atomic_dec(&buf->nr_dynamic);
+	kfree(attach->priv);
+}
+
+static void count_unpinned(struct memfd_dmabuf *buf)
+{
+	struct memfd_dmabuf_attachment *a;
+	struct memfd_dmabuf_map *map;
+	unsigned long nr = 0;
+
+	list_for_each_entry(map, &buf->maps, node) {
+		a = map->attach->priv;
+		nr += !a->pinned;
+	}
+	WRITE_ONCE(buf->nr_unpinned, nr);
+}
+
+static int memfd_dmabuf_pin(struct dma_buf_attachment *attach)
+{
+	struct memfd_dmabuf_attachment *a = attach->priv;
+	struct memfd_dmabuf *buf = attach->dmabuf->priv;
+	struct memfd_dmabuf_pages *set;
+
+	if (!a->nr_pins) {
+		set = memfd_dmabuf_pin_pages(buf);
+		if (IS_ERR(set))
+			return PTR_ERR(set);
+		a->pinned = set;
+		count_unpinned(buf);
+	}
+	a->nr_pins++;
+	return 0;
+}
+
+static void memfd_dmabuf_unpin(struct dma_buf_attachment *attach)
+{
+	struct memfd_dmabuf_attachment *a = attach->priv;
+	struct memfd_dmabuf *buf = attach->dmabuf->priv;
+
+	if (--a->nr_pins)
+		return;
+	/* A mapping keeps them, but does so like one without a pin. */
+	memfd_dmabuf_unpin_pages(buf, a->pinned);
+	a->pinned = NULL;
+	count_unpinned(buf);
+}
+
+static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
+					 enum dma_data_direction direction)
+{
+	struct memfd_dmabuf_attachment *a = attach->priv;
+	struct memfd_dmabuf *buf = attach->dmabuf->priv;
+	struct device *dev = attach->dev;
+	struct memfd_dmabuf_pages *set;
+	struct memfd_dmabuf_map *map;
+	unsigned int segment;
+	int ret;
+
+	if (is_rdonly(buf) && direction != DMA_TO_DEVICE)
+		return ERR_PTR(-EACCES);
+	segment = min_t(size_t, dma_get_max_seg_size(dev),
+			dma_max_mapping_size(dev));
+	if (segment < PAGE_SIZE)
+		return ERR_PTR(-EINVAL);
+
+	map = kzalloc(sizeof(*map), GFP_KERNEL_ACCOUNT);
+	if (!map)
+		return ERR_PTR(-ENOMEM);
+
+	if (a->pinned) {
+		set = a->pinned;
+		set->users++;
+	} else {
+		set = memfd_dmabuf_get_pages(buf, false);
+		if (IS_ERR(set)) {
+			ret = PTR_ERR(set);
+			goto err_free;
+		}
+	}
+
+	ret = sg_alloc_table_from_pages_segment(&map->sgt, set->pages,
+						nr_pages(buf), 0, buf->size,
+						segment, GFP_KERNEL_ACCOUNT);
+	if (ret)
+		goto err_put;
+	/* Without it, dma-debug takes a second mapping of a page for an error. */
+	ret = dma_map_sgtable(dev, &map->sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
+	if (ret)
+		goto err_sgt;
+	dma_sync_sgtable_for_device(dev, &map->sgt, direction);
+
+	map->attach = attach;
+	map->dir = direction;
+	map->pages = set;
+	list_add(&map->node, &buf->maps);
+	count_unpinned(buf);
+	return &map->sgt;
+
+err_sgt:
+	sg_free_table(&map->sgt);
+err_put:
+	memfd_dmabuf_put_pages(set);
+err_free:
+	kfree(map);
+	return ERR_PTR(ret);
+}
+
+static void memfd_dmabuf_unmap_dma(struct dma_buf_attachment *attach,
+				   struct sg_table *sgt,
+				   enum dma_data_direction direction)
+{
+	struct memfd_dmabuf_map *map = container_of(sgt,
+						    struct memfd_dmabuf_map,
+						    sgt);
+	struct memfd_dmabuf *buf = attach->dmabuf->priv;
+
+	dma_unmap_sgtable(attach->dev, sgt, direction, 0);
+	sg_free_table(sgt);
+	if (direction != DMA_TO_DEVICE)
+		map->pages->dirty = true;
+	memfd_dmabuf_put_pages(map->pages);
+	list_del(&map->node);
+	count_unpinned(buf);
+	kfree(map);
+}
+
+static int memfd_dmabuf_begin_cpu_access(struct dma_buf *dmabuf,
+					 enum dma_data_direction direction)
+{
+	bool write = direction != DMA_FROM_DEVICE;
+	struct memfd_dmabuf *buf = dmabuf->priv;
+	struct memfd_dmabuf_map *map;
+	long ret;
+
+	/* What a device has not done yet cannot be seen. */
+	ret = dma_resv_wait_timeout(dmabuf->resv, dma_resv_usage_rw(write),
+				    true, MAX_SCHEDULE_TIMEOUT);
+	if (ret < 0)
+		return ret;
+	ret = dma_resv_lock_interruptible(dmabuf->resv, NULL);
+	if (ret)
+		return ret;
+	/* Also before a write, which may leave some of what devices wrote. */
+	list_for_each_entry(map, &buf->maps, node)
+		dma_sync_sgtable_for_cpu(map->attach->dev, &map->sgt, map->dir);
+	dma_resv_unlock(dmabuf->resv);
+	return 0;
+}
+
+static int memfd_dmabuf_end_cpu_access(struct dma_buf *dmabuf,
+				       enum dma_data_direction direction)
+{
+	struct memfd_dmabuf *buf = dmabuf->priv;
+	struct memfd_dmabuf_map *map;
+	int ret;
+
+	ret = dma_resv_lock_interruptible(dmabuf->resv, NULL);
+	if (ret)
+		return ret;
+	list_for_each_entry(map, &buf->maps, node)
+		dma_sync_sgtable_for_device(map->attach->dev, &map->sgt,
+					    map->dir == DMA_BIDIRECTIONAL ?
+						direction : map->dir);
+	dma_resv_unlock(dmabuf->resv);
+	return 0;
+}
+
+/* The kernel's mapping can be written, so it is refused as a device's is. */
+static int memfd_dmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct memfd_dmabuf *buf = dmabuf->priv;
+	struct memfd_dmabuf_pages *set;
+	void *vaddr;
+
+	if (is_rdonly(buf))
+		return -EACCES;
+	set = memfd_dmabuf_pin_pages(buf);
+	if (IS_ERR(set))
+		return PTR_ERR(set);
+	vaddr = vmap(set->pages, nr_pages(buf), VM_MAP, PAGE_KERNEL);
+	if (!vaddr) {
+		memfd_dmabuf_unpin_pages(buf, set);
+		return -ENOMEM;
+	}
+	buf->vmap = set;
+	iosys_map_set_vaddr(map, vaddr);
+	return 0;
+}
+
+static void memfd_dmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct memfd_dmabuf *buf = dmabuf->priv;
+
+	vunmap(map->vaddr);
+	buf->vmap->dirty = true;
+	memfd_dmabuf_unpin_pages(buf, buf->vmap);
+	buf->vmap = NULL;
 }
 
 /* Creation and release */
@@ -372,34 +1035,22 @@ static void memfd_dmabuf_release(struct dma_buf *dmabuf)
 	mutex_unlock(&buffers_lock);
 
 	filemap_notifiers_remove(buf->runs, buf->nr_runs);
+	cancel_work_sync(&buf->invalidate);
 	trace_memfd_dmabuf_release(buf->inode->i_ino);
 	memfd_dmabuf_free(buf);
 }
 
-/* Device importers are refused until pinning for them is implemented. */
-
-static int memfd_dmabuf_attach(struct dma_buf *dmabuf,
-			       struct dma_buf_attachment *attachment)
-{
-	return -EOPNOTSUPP;
-}
-
-static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attachment,
-					 enum dma_data_direction direction)
-{
-	return ERR_PTR(-EOPNOTSUPP);
-}
-
-static void memfd_dmabuf_unmap_dma(struct dma_buf_attachment *attachment,
-				   struct sg_table *sgt,
-				   enum dma_data_direction direction)
-{
-}
-
 static const struct dma_buf_ops memfd_dmabuf_ops = {
 	.attach = memfd_dmabuf_attach,
+	.detach = memfd_dmabuf_detach,
+	.pin = memfd_dmabuf_pin,
+	.unpin = memfd_dmabuf_unpin,
 	.map_dma_buf = memfd_dmabuf_map,
 	.unmap_dma_buf = memfd_dmabuf_unmap_dma,
+	.begin_cpu_access = memfd_dmabuf_begin_cpu_access,
+	.end_cpu_access = memfd_dmabuf_end_cpu_access,
+	.vmap = memfd_dmabuf_vmap,
+	.vunmap = memfd_dmabuf_vunmap,
 	.mmap = memfd_dmabuf_mmap,
 	.release = memfd_dmabuf_release,
 };
@@ -417,10 +1068,11 @@ static int memfd_dmabuf_check_file(struct memfd_dmabuf *buf, struct file *file)
 		return -EBADFD;
 	if (!(file->f_mode & FMODE_READ))
 		return -EACCES;
+	if (!(file->f_mode & FMODE_WRITE) &&
+	    (!is_rdonly(buf) || buf->flags & MEMFD_DMABUF_DENY_DISCARD))
+		return -EACCES;
 	if (is_rdonly(buf))
 		return 0;
-	if (!(file->f_mode & FMODE_WRITE))
-		return -EACCES;
 	return memfd_check_seals_mmap(file, &vm_flags);
 }
 
@@ -574,6 +1226,8 @@ static struct dma_buf *memfd_dmabuf_export(struct memfd_dmabuf *buf)
 	if (IS_ERR(dmabuf))
 		return dmabuf;
 
+	buf->dmabuf = dmabuf;
+	buf->dentry = dmabuf->file->f_path.dentry;
 	buf->inode = file_inode(dmabuf->file);
 	ihold(buf->inode);
 	list_for_each_entry(backing, &buf->files, node) {
@@ -593,88 +1247,195 @@ static struct dma_buf *memfd_dmabuf_export(struct memfd_dmabuf *buf)
 	return dmabuf;
 }
 
-static long memfd_dmabuf_create(struct memfd_dmabuf_create __user *arg)
+/*
+ * A discard that is under way was not told of the new notifiers. It is over
+ * when the file's i_rwsem is free, and before anybody can pin a page.
+ */
+static int memfd_dmabuf_wait_discards(struct memfd_dmabuf *buf)
 {
-	struct memfd_dmabuf_create create;
-	struct memfd_dmabuf_range *ranges;
+	struct memfd_dmabuf_file *backing;
+
+	list_for_each_entry(backing, &buf->files, node) {
+		struct rw_semaphore *sem = &file_inode(backing->file)->i_rwsem;
+
+		if (down_read_killable(sem))
+			return -EINTR;
+		up_read(sem);
+	}
+	return 0;
+}
+
+/**
+ * memfd_dmabuf_new() - make a buffer
+ * @flags: MEMFD_DMABUF_RDONLY, MEMFD_DMABUF_NOALLOC, MEMFD_DMABUF_DENY_DISCARD
+ * @ranges: its ranges, with file descriptors of the current process
+ * @count: number of @ranges, not 0
+ *
+ * Context: Process context, may sleep.
+ * Return: The dma-buf, or an error as for MEMFD_DMABUF_CREATE.
+ */
+VISIBLE_IF_KUNIT struct dma_buf *
+memfd_dmabuf_new(u32 flags, const struct memfd_dmabuf_range *ranges,
+		 unsigned int count)
+{
 	struct memfd_dmabuf *buf;
 	struct dma_buf *dmabuf;
 	int ret;
 
+	buf = kzalloc(sizeof(*buf), GFP_KERNEL_ACCOUNT);
+	if (!buf)
+		return ERR_PTR(-ENOMEM);
+	INIT_LIST_HEAD(&buf->files);
+	INIT_LIST_HEAD(&buf->maps);
+	INIT_WORK(&buf->invalidate, memfd_dmabuf_invalidate_work);
+	mutex_init(&buf->pin_lock);
+	buf->flags = flags;
+
+	ret = memfd_dmabuf_add_ranges(buf, ranges, count);
+	if (ret) {
+		memfd_dmabuf_free(buf);
+		return ERR_PTR(ret);
+	}
+
+	dmabuf = memfd_dmabuf_export(buf);
+	if (IS_ERR(dmabuf)) {
+		memfd_dmabuf_free(buf);
+		return dmabuf;
+	}
+
+	ret = memfd_dmabuf_wait_discards(buf);
+	if (ret) {
+		dma_buf_put(dmabuf);
+		return ERR_PTR(ret);
+	}
+	return dmabuf;
+}
+
+static long memfd_dmabuf_create(struct memfd_dmabuf_create __user *arg)
+{
+	struct memfd_dmabuf_create create;
+	struct memfd_dmabuf_range *ranges;
+	struct dma_buf *dmabuf;
+	int fd;
+
 	if (copy_from_user(&create, arg, sizeof(create)))
 		return -EFAULT;
 	if (create.flags & ~(MEMFD_DMABUF_CLOEXEC | MEMFD_DMABUF_RDONLY |
-			     MEMFD_DMABUF_NOALLOC))
+			     MEMFD_DMABUF_NOALLOC | MEMFD_DMABUF_DENY_DISCARD))
 		return -EINVAL;
 	if (!create.count)
 		return -EINVAL;
 	if (create.count > READ_ONCE(list_limit) ||
-	    create.count > INT_MAX / sizeof(*buf->runs))
+	    create.count > INT_MAX / sizeof(struct filemap_notifier))
 		return -E2BIG;
 
 	ranges = vmemdup_array_user(u64_to_user_ptr(create.ranges),
 				    create.count, sizeof(*ranges));
 	if (IS_ERR(ranges))
 		return PTR_ERR(ranges);
-
-	buf = kzalloc(sizeof(*buf), GFP_KERNEL_ACCOUNT);
-	if (!buf) {
-		kvfree(ranges);
-		return -ENOMEM;
-	}
-	INIT_LIST_HEAD(&buf->files);
-	buf->flags = create.flags & ~MEMFD_DMABUF_CLOEXEC;
-
-	ret = memfd_dmabuf_add_ranges(buf, ranges, create.count);
+	dmabuf = memfd_dmabuf_new(create.flags & ~MEMFD_DMABUF_CLOEXEC, ranges,
+				  create.count);
 	kvfree(ranges);
-	if (ret) {
-		memfd_dmabuf_free(buf);
-		return ret;
-	}
-
-	dmabuf = memfd_dmabuf_export(buf);
-	if (IS_ERR(dmabuf)) {
-		memfd_dmabuf_free(buf);
+	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf);
-	}
 
-	ret = dma_buf_fd(dmabuf, create.flags & MEMFD_DMABUF_CLOEXEC ?
-				 O_CLOEXEC : 0);
-	if (ret < 0)
+	fd = dma_buf_fd(dmabuf, create.flags & MEMFD_DMABUF_CLOEXEC ?
+				O_CLOEXEC : 0);
+	if (fd < 0)
 		dma_buf_put(dmabuf);
-	return ret;
+	return fd;
+}
+
+/* Has the file thrown away a page that is pinned? */
+static bool is_stale(struct address_space *mapping, pgoff_t index,
+		     struct page *page)
+{
+	struct folio *folio = page_folio(page);
+	void *entry = xa_load(&mapping->i_pages, index);
+
+	if (xa_is_value(entry)) {
+		/* Reclaim had begun to swap it out when it was pinned. */
+		unsigned long swap = radix_to_swp_entry(entry).val;
+
+		return !folio_test_swapcache(folio) ||
+		       swap - folio->swap.val >= folio_nr_pages(folio);
+	}
+	return entry != folio;
+}
+
+static u64 count_stale(struct memfd_dmabuf *buf,
+		       const struct memfd_dmabuf_pages *set)
+{
+	const struct filemap_notifier *run;
+	unsigned long i = 0;
+	u64 nr = 0;
+
+	for (run = buf->runs; run < buf->runs + buf->nr_runs; run++) {
+		struct file *file = to_backing(run->sub)->file;
+
+		for (; i <= run_last(run); i++) {
+			nr += is_stale(file->f_mapping,
+				       filemap_notifier_index(run, i),
+				       set->pages[i]);
+			cond_resched();
+		}
+	}
+	return nr;
+}
+
+/**
+ * memfd_dmabuf_get_info() - tell about a buffer
+ * @dmabuf: some dma-buf
+ * @info: filled in, but for &memfd_dmabuf_info.fd
+ *
+ * Context: Process context, takes the dma-buf's reservation lock.
+ * Return: 0, -EINVAL if @dmabuf is not one of ours, -EINTR.
+ */
+VISIBLE_IF_KUNIT int memfd_dmabuf_get_info(struct dma_buf *dmabuf,
+					   struct memfd_dmabuf_info *info)
+{
+	struct dma_buf_attachment *attach;
+	struct memfd_dmabuf *buf;
+	int ret;
+
+	if (dmabuf->ops != &memfd_dmabuf_ops)
+		return -EINVAL;
+	buf = dmabuf->priv;
+	ret = dma_resv_lock_interruptible(dmabuf->resv, NULL);
+	if (ret)
+		return ret;
+
+	info->flags = buf->flags;
+	info->size = buf->size;
+	info->runs = buf->nr_runs;
+	info->pinned_pages = buf->nr_pins * nr_pages(buf);
+	info->stale_pages = buf->vmap ? count_stale(buf, buf->vmap) : 0;
+	list_for_each_entry(attach, &dmabuf->attachments, node) {
+		struct memfd_dmabuf_attachment *a = attach->priv;
+
+		if (a->pinned)
+			info->stale_pages += count_stale(buf, a->pinned);
+	}
+	info->discards = atomic64_read(&buf->discards);
+	dma_resv_unlock(dmabuf->resv);
+	return 0;
 }
 
 static long memfd_dmabuf_info(struct memfd_dmabuf_info __user *arg)
 {
-	struct memfd_dmabuf_info info;
-	struct memfd_dmabuf *buf;
+	struct memfd_dmabuf_info info = {};
 	struct dma_buf *dmabuf;
-	long ret = 0;
+	long ret;
 
-	if (copy_from_user(&info, arg, sizeof(info)))
+	if (get_user(info.fd, &arg->fd))
 		return -EFAULT;
 
 	dmabuf = dma_buf_get(info.fd);
 	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf);
-	if (dmabuf->ops != &memfd_dmabuf_ops) {
-		ret = -EINVAL;
-		goto out;
-	}
-
-	buf = dmabuf->priv;
-	/* No importer can attach: no page is ever pinned, and so none stale. */
-	info = (struct memfd_dmabuf_info) {
-		.fd = info.fd,
-		.flags = buf->flags,
-		.size = buf->size,
-		.runs = buf->nr_runs,
-		.discards = atomic64_read(&buf->discards),
-	};
-	if (copy_to_user(arg, &info, sizeof(info)))
+	ret = memfd_dmabuf_get_info(dmabuf, &info);
+	if (!ret && copy_to_user(arg, &info, sizeof(info)))
 		ret = -EFAULT;
-out:
 	dma_buf_put(dmabuf);
 	return ret;
 }
@@ -713,11 +1474,12 @@ static int buffers_show(struct seq_file *s, void *unused)
 	seq_puts(s, "inode\tflags\tsize\truns\tfiles\tmappings\tpinned\n");
 	mutex_lock(&buffers_lock);
 	list_for_each_entry(buf, &buffers, node)
-		seq_printf(s, "%lu\t%s\t%llu\t%lu\t%zu\t%lu\t%u\n",
+		seq_printf(s, "%lu\t%s\t%llu\t%lu\t%zu\t%lu\t%lu\n",
 			   buf->inode->i_ino, is_rdonly(buf) ? "ro" : "rw",
 			   buf->size, buf->nr_runs,
 			   list_count_nodes(&buf->files),
-			   count_mappings(buf->inode->i_mapping), 0);
+			   count_mappings(buf->inode->i_mapping),
+			   READ_ONCE(buf->nr_pins) * nr_pages(buf));
 	mutex_unlock(&buffers_lock);
 	return 0;
 }

@@ -86,6 +86,34 @@ TRACE_EVENT(memfd_dmabuf_unmap,
 		  __entry->ino, __entry->first, __entry->last)
 );
 
+TRACE_EVENT(memfd_dmabuf_discard,
+
+	TP_PROTO(unsigned long ino, unsigned long file_ino, pgoff_t first,
+		 pgoff_t last, unsigned long pins),
+
+	TP_ARGS(ino, file_ino, first, last, pins),
+
+	TP_STRUCT__entry(
+		__field(unsigned long, ino)
+		__field(unsigned long, file_ino)
+		__field(pgoff_t, first)
+		__field(pgoff_t, last)
+		__field(unsigned long, pins)
+	),
+
+	TP_fast_assign(
+		__entry->ino = ino;
+		__entry->file_ino = file_ino;
+		__entry->first = first;
+		__entry->last = last;
+		__entry->pins = pins;
+	),
+
+	TP_printk("ino=%lu file_ino=%lu index=%lu-%lu pins=%lu",
+		  __entry->ino, __entry->file_ino, __entry->first,
+		  __entry->last, __entry->pins)
+);
+
 TRACE_EVENT(memfd_dmabuf_release,
 
 	TP_PROTO(unsigned long ino),

@@ -11,6 +11,11 @@
 #define MEMFD_DMABUF_RDONLY	(1u << 1)
 /* An access to a hole gives SIGBUS, and never fills the hole. */
 #define MEMFD_DMABUF_NOALLOC	(1u << 2)
+/*
+ * While an importer has pinned the pages, nobody can throw them away: truncate
+ * and hole punch fail with EBUSY. The files must be open for writing.
+ */
+#define MEMFD_DMABUF_DENY_DISCARD	(1u << 3)
 
 /**
  * struct memfd_dmabuf_range - a piece of a backing file
@@ -30,7 +35,8 @@ struct memfd_dmabuf_range {
 
 /**
  * struct memfd_dmabuf_create - argument of MEMFD_DMABUF_CREATE
- * @flags: MEMFD_DMABUF_CLOEXEC, MEMFD_DMABUF_RDONLY, MEMFD_DMABUF_NOALLOC
+ * @flags: MEMFD_DMABUF_CLOEXEC, MEMFD_DMABUF_RDONLY, MEMFD_DMABUF_NOALLOC,
+ *	MEMFD_DMABUF_DENY_DISCARD
  * @count: number of ranges
  * @ranges: user pointer to @count struct memfd_dmabuf_range
  */
@@ -43,13 +49,13 @@ struct memfd_dmabuf_create {
 /**
  * struct memfd_dmabuf_info - argument of MEMFD_DMABUF_INFO
  * @fd: in: a dma-buf that MEMFD_DMABUF_CREATE returned
- * @flags: out: MEMFD_DMABUF_RDONLY, MEMFD_DMABUF_NOALLOC
+ * @flags: out: as it was created, without MEMFD_DMABUF_CLOEXEC
  * @size: out: bytes
  * @runs: out: contiguous pieces, after adjacent ranges have been merged
- * @pinned_pages: out: pages pinned for device importers
- * @stale_pages: out: pinned pages that their file has discarded since
- * @discards: out: how often a truncate or hole punch covered whole pages of a
- *	run, there or not; one that covers several runs counts for each of them
+ * @pinned_pages: out: pages pinned now, counted for each importer that did so
+ * @stale_pages: out: those of them that their file has discarded since
+ * @discards: out: how many truncates and hole punches have covered whole pages
+ *	of the buffer, there or not
  */
 struct memfd_dmabuf_info {
 	__s32 fd;

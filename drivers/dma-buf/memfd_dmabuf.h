@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the KUnit tests of memfd_dmabuf call. */
+#ifndef _MEMFD_DMABUF_H
+#define _MEMFD_DMABUF_H
+
+#include <kunit/visibility.h>
+#include <uapi/linux/memfd_dmabuf.h>
+
+#if IS_ENABLED(CONFIG_KUNIT)
+
+struct dma_buf;
+
+struct dma_buf *memfd_dmabuf_new(u32 flags,
+				 const struct memfd_dmabuf_range *ranges,
+				 unsigned int count);
+int memfd_dmabuf_get_info(struct dma_buf *dmabuf,
+			  struct memfd_dmabuf_info *info);
+
+#endif
+
+#endif /* _MEMFD_DMABUF_H */
