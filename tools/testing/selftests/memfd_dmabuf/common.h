@@ -228,6 +228,23 @@ static inline void reclaim_cgroup(const char *dir, const char *how)
 	write_file(path, how);
 }
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* EAGAIN is for pages that somebody else has a hand on just now. */
+static inline int collapse(void *addr, size_t size)
+{
+	int ret;
+
+	for (int i = 0; i < 1000; i++) {
+		ret = madvise(addr, size, MADV_COLLAPSE);
+		if (!ret || errno != EAGAIN)
+			break;
+	}
+	return ret;
+}
+
 /* Pages pinned with FOLL_PIN right now, in the whole system. */
 static inline long pinned_pages(void)
 {

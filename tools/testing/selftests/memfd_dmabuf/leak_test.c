@@ -8,10 +8,6 @@
 
 #include "../kselftest_harness.h"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
-
 #define THP_DIR		"/sys/kernel/mm/transparent_hugepage/"
 #define FILE_PAGES	2048UL	/* four huge pages */
 
@@ -317,7 +313,7 @@ TEST_F_TIMEOUT(leak, collapse_while_mapped, 300)
 	int buf;
 
 	map_every_second(buf, map);
-	ASSERT_EQ(0, madvise(self->file, FILE_PAGES * PAGE, MADV_COLLAPSE));
+	ASSERT_EQ(0, collapse(self->file, FILE_PAGES * PAGE));
 	PEEK(self->file);
 	first = PM_PFN(pagemap_entry(self->file));
 	EXPECT_EQ(0, first % 512);

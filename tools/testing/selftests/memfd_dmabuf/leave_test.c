@@ -7,6 +7,7 @@
  * The CMA test needs a boot argument cma=256M or so.
  */
 #include "common.h"
+#include "drm.h"
 
 #include <dirent.h>
 #include <limits.h>
@@ -1138,6 +1139,125 @@ TEST_F_TIMEOUT(cma, cma_alloc, 3 * STUCK)
 		       self->taken, self->nr, before);
 	EXPECT_EQ(0, count_in_pfns(e, self->first, self->nr));
 	expect_data(e, 1);
+}
+
+/* What an importer pins leaves CMA, as it may stay for long. */
+TEST_F_TIMEOUT(cma, pin, STUCK)
+{
+	int card = OPEN_CARD("vgem"), handle;
+	struct env *e = &self->env;
+
+	handle = import(card, e->buf);
+	ASSERT_LT(0, handle);
+	EXPECT_EQ(0, count_in_pfns(e, self->first, self->nr));
+	expect_data(e, 1);
+	EXPECT_EQ(0, gem_close(card, handle));
+	close(card);
+}
+
+/*
+ * What memory management can do with a buffer's pages while nothing is done with
+ * it, a process has it mapped, and a device has imported it.
+ */
+FIXTURE(states) {
+	struct env env;
+	int block;
+};
+
+FIXTURE_VARIANT(states) {
+	enum kind kind;
+	bool udmabuf;
+};
+
+FIXTURE_VARIANT_ADD(states, small_memfd_dmabuf) { SMALL, false };
+FIXTURE_VARIANT_ADD(states, small_udmabuf) { SMALL, true };
+FIXTURE_VARIANT_ADD(states, thp_memfd_dmabuf) { THP, false };
+FIXTURE_VARIANT_ADD(states, thp_udmabuf) { THP, true };
+FIXTURE_VARIANT_ADD(states, hugetlb_memfd_dmabuf) { HUGETLB, false };
+FIXTURE_VARIANT_ADD(states, hugetlb_udmabuf) { HUGETLB, true };
+
+FIXTURE_SETUP(states)
+{
+	struct env *e = &self->env;
+
+	e->to = -1;
+	e->from = -1;
+	e->buf = -1;
+	e->udmabuf = variant->udmabuf;
+	self->block = make_movable_block(1);
+	ASSERT_LE(0, self->block)
+		TH_LOG("no block of node 1 can be offlined");
+	env_begin(_metadata, e, variant->kind);
+	if (e->kind == HUGETLB)
+		grow_pool(_metadata, 1, HUGE_FILES);
+	env_file(_metadata, e, 1);
+	env_fill(e, 1);
+}
+
+FIXTURE_TEARDOWN(states)
+{
+	env_end(_metadata, &self->env);
+	set_block(self->block, "offline");
+	EXPECT_EQ(0, set_block(self->block, "online_kernel"));
+}
+
+TEST_F_TIMEOUT(states, table, 4 * STUCK)
+{
+	static const char * const names[] = {
+		"created", "mapped and read", "imported", "released",
+	};
+	unsigned long nr = read_number(MEMORY "block_size_bytes", 16) / PAGE;
+	unsigned long first = self->block * nr;
+	int card = OPEN_CARD("vgem"), handle = 0;
+	long pins = pinned_pages();
+	struct env *e = &self->env;
+
+	ksft_print_msg("%-12s                     moved into\n",
+		       variant->udmabuf ? "udmabuf" : "memfd_dmabuf");
+	ksft_print_msg("%4u pages         pinned ZONE_MOVABLE, taken offline\n",
+		       e->nr);
+	for (int state = 0; state < 4; state++) {
+		bool pinned = variant->udmabuf || state == 2, offline;
+		unsigned int moved;
+		long now;
+
+		switch (state) {
+		case 0:
+			e->buf = env_create(e);
+			ASSERT_LE(0, e->buf);
+			break;
+		case 1:
+			e->map = map_shared(e->buf, e->nr);
+			ASSERT_NE(MAP_FAILED, e->map);
+			EXPECT_EQ(0, count_wrong(e, e->map, 1, NOTHING));
+			break;
+		case 2:
+			handle = import(card, e->buf);
+			ASSERT_LT(0, handle);
+			break;
+		case 3:
+			EXPECT_EQ(0, gem_close(card, handle));
+			break;
+		}
+		now = pinned_pages() - pins;
+		move_all(e, true, 0);
+		move_all(e, true, 1);
+		moved = count_in_pfns(e, first, nr);
+		offline = !set_block(self->block, "offline");
+		ksft_print_msg("%-16s %7ld %12u %14s\n", names[state], now,
+			       moved, offline ? "yes" : "no");
+		EXPECT_EQ(pinned, now != 0);
+		EXPECT_EQ(pinned ? 0 : e->nr, moved);
+		EXPECT_TRUE(offline);
+		if (offline) {
+			EXPECT_EQ(0, count_in_pfns(e, first, nr));
+			EXPECT_EQ(0, set_block(self->block, "online_movable"));
+		}
+		if (e->map) {
+			EXPECT_EQ(0, count_wrong(e, e->map, 1, NOTHING));
+		}
+	}
+	close(card);
 }
 
 /*

@@ -30,9 +30,6 @@
 #define CGROUP_DIR "/sys/fs/cgroup/"
 #define TEST_CGROUP CGROUP_DIR "memfd_dmabuf.model/"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif

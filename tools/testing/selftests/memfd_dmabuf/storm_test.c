@@ -8,16 +8,16 @@
  * STORM_SECONDS says how long each storm lasts.
  */
 #include "common.h"
+#include "drm.h"
 
 #include <poll.h>
 #include <pthread.h>
+#include <linux/dma-buf.h>
 #include <sys/wait.h>
 #include <time.h>
+#include "../../../../drivers/dma-buf/memfd_dmabuf_edu.h"
 #include "../kselftest_harness.h"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
 #ifndef MADV_SOFT_OFFLINE
 #define MADV_SOFT_OFFLINE 101
 #endif
@@ -31,7 +31,7 @@
 #define SAFE_PAGES	1024U
 #define BUF_PAGES	1024U
 #define HUGE_PAGES	512U	/* pages in a huge page */
-#define POOL		"16"	/* huge pages: some more than the file has */
+#define POOL		"24"	/* huge pages: some more than the file has */
 
 static unsigned int storm_seconds(void)
 {
@@ -543,6 +543,155 @@ TEST_F_TIMEOUT(storm, everything, 3600)
 	for (int i = 0; i <= nr; i++) {
 		TH_LOG("actor %d: %lu rounds", i, storm->rounds[i]);
 		EXPECT_LT(1, storm->rounds[i]);
+	}
+}
+
+static void expect_import(const char *what, int ret, int error1, int error2)
+{
+	/* truncated, no memory, or hugetlbfs and in the middle of a discard */
+	if (ret < 0 && ret != error1 && ret != error2 && ret != -ENOMEM)
+		error(what, 0, -ret);
+}
+
+/* A device that pins, and for which some buffers cannot be discarded. */
+static void *importer(void *arg)
+{
+	struct memfd_dmabuf_range r[64];
+	int card = open_card("vgem");
+	unsigned int seed = 16;
+
+	if (card < 0)
+		error("no vgem", 0, 0);
+	while (card >= 0 && more(16)) {
+		unsigned int page, i;
+		int buf, handle;
+
+		handle = import(card, storm->buf);
+		expect_import("import", handle, -EFAULT, -EBUSY);
+		if (handle > 0)
+			gem_close(card, handle);
+		/* a static importer wants to write, too */
+		handle = import(card, storm->noalloc);
+		if (handle != -EACCES && handle != -ENOMEM)
+			error("import of a read-only buffer", 0, handle);
+
+		for (i = 0; i < 64; i++) {
+			page = 2 * OWNED + rand_r(&seed) %
+				(SAFE_PAGES - 2 * OWNED);
+			r[i] = range(storm->memfd, page, 1);
+		}
+		buf = create_flags(storm->dev, MEMFD_DMABUF_CLOEXEC |
+				   MEMFD_DMABUF_DENY_DISCARD |
+				   (seed & MEMFD_DMABUF_NOALLOC), r, 64);
+		if (buf < 0) {
+			error("create", 0, -buf);
+			continue;
+		}
+		handle = import(card, buf);
+		expect_import("import of a DENY_DISCARD buffer", handle,
+			      -EBUSY, -EFAULT);
+		if (handle > 0) {
+			if (storm->hugetlb)
+				page -= page % HUGE_PAGES;
+			if (!punch(storm->memfd, page,
+				   storm->hugetlb ? HUGE_PAGES : 1) ||
+			    errno != EBUSY)
+				error("discard of a pinned page", page, errno);
+			gem_close(card, handle);
+		}
+		close(buf);
+	}
+	close(card);
+	return arg;
+}
+
+/* A device that does not pin, and is told when to look again. */
+static void *dynamic_importer(void *arg)
+{
+	struct edu_attach attach = { storm->buf, EDU_DYNAMIC };
+	int fd = open("/dev/memfd_dmabuf_edu", O_RDWR | O_CLOEXEC);
+	__u32 dir = EDU_BIDIRECTIONAL;
+	unsigned int seed = 17;
+
+	if (fd < 0)
+		error("/dev/memfd_dmabuf_edu", 0, errno);
+	while (fd >= 0 && more(17)) {
+		if (ioctl(fd, EDU_ATTACH, &attach)) {
+			error("EDU_ATTACH", 0, errno);
+			continue;
+		}
+		/* reading only: what owners have written is checked */
+		if (ioctl(fd, EDU_MAP, &dir)) {
+			expect_import("EDU_MAP", -errno, -EFAULT, -EBUSY);
+		} else {
+			for (int i = 0; i < 2; i++) {
+				struct edu_copy copy = {
+					.address = rand_r(&seed) % BUF_PAGES *
+						   PAGE,
+					.length = 64,
+				};
+
+				if (!ioctl(fd, EDU_COPY, &copy))
+					continue;
+				/* it has tried to map anew */
+				expect_import("EDU_COPY", -errno, -EFAULT,
+					      -EBUSY);
+				break;
+			}
+			ioctl(fd, EDU_UNMAP);
+		}
+		ioctl(fd, EDU_DETACH);
+	}
+	close(fd);
+	return arg;
+}
+
+static void *syncer(void *arg)
+{
+	while (more(18)) {
+		struct dma_buf_sync start = {
+			DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW
+		};
+		struct dma_buf_sync end = {
+			DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW
+		};
+		struct memfd_dmabuf_info info = { .fd = storm->buf };
+
+		if (ioctl(storm->buf, DMA_BUF_IOCTL_SYNC, &start) ||
+		    ioctl(storm->buf, DMA_BUF_IOCTL_SYNC, &end))
+			error("DMA_BUF_IOCTL_SYNC", 0, errno);
+		if (ioctl(storm->dev, MEMFD_DMABUF_INFO, &info))
+			error("MEMFD_DMABUF_INFO", 0, errno);
+		if (info.stale_pages > info.pinned_pages)
+			error("more stale than pinned", 0, info.stale_pages);
+	}
+	return arg;
+}
+
+/* The same with devices. Those that pin must not show in what the CPU sees. */
+TEST_F_TIMEOUT(storm, importers, 3600)
+{
+	void *(*const what[])(void *) = {
+		verifier, reader, writer, puncher, truncater, migrator, pager,
+		creator, importer, dynamic_importer, syncer, collapser,
+	};
+	static const int rounds[] = {
+		0, 1, 2, 3, 4, 5, 6, 9, 16, 17, 18, 13,
+	};
+	const int nr = sizeof(what) / sizeof(*what);
+	pthread_t threads[16];
+
+	storm->end = time(NULL) + storm_seconds();
+	for (int i = 0; i < nr; i++) {
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, what[i], NULL));
+	}
+	for (int i = 0; i < nr; i++)
+		pthread_join(threads[i], NULL);
+	EXPECT_EQ(0, storm->errors);
+	for (int i = 0; i < nr; i++) {
+		TH_LOG("actor %d: %lu rounds", rounds[i],
+		       storm->rounds[rounds[i]]);
+		EXPECT_LT(1, storm->rounds[rounds[i]]);
 	}
 }
 
