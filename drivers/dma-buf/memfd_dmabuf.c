@@ -127,10 +127,14 @@ struct memfd_dmabuf_pages {
  * struct memfd_dmabuf_attachment - ours of a &struct dma_buf_attachment
  * @pinned: what has been pinned for it, if anything
  * @nr_pins: how often
+ * @moved: it has to be told
+ * @write: 0, or why the device must not write
  */
 struct memfd_dmabuf_attachment {
 	struct memfd_dmabuf_pages *pinned;
 	unsigned int nr_pins;
+	bool moved;
+	int write;
 };
 
 /**
@@ -200,20 +204,38 @@ static bool is_strict(struct memfd_dmabuf_file *backing)
 	       is_file_hugepages(backing->file);
 }
 
+/* Does the attachment's pin keep the mapping? */
+static bool is_pinned(const struct memfd_dmabuf_map *map)
+{
+	const struct memfd_dmabuf_attachment *a = map->attach->priv;
+
+	return map->pages == a->pinned;
+}
+
 /*
  * Tell the importers that rely on it to map the buffer anew; those with a pin
- * keep what they have. Returns whether there was one.
+ * keep what it keeps. Returns whether there was one.
  */
 static bool memfd_dmabuf_invalidate(struct memfd_dmabuf *buf)
 {
 	struct dma_buf_attachment *attach;
+	struct memfd_dmabuf_attachment *a;
+	struct memfd_dmabuf_map *map;
 	bool told = false;
 
 	dma_resv_assert_held(buf->dmabuf->resv);
 	list_for_each_entry(attach, &buf->dmabuf->attachments, node) {
-		struct memfd_dmabuf_attachment *a = attach->priv;
-
-		if (!attach->importer_ops || a->pinned)
+		a = attach->priv;
+		a->moved = !a->pinned;
+	}
+	/* Mapped before it was pinned? */
+	list_for_each_entry(map, &buf->maps, node) {
+		a = map->attach->priv;
+		a->moved |= !is_pinned(map);
+	}
+	list_for_each_entry(attach, &buf->dmabuf->attachments, node) {
+		a = attach->priv;
+		if (!attach->importer_ops || !a->moved)
 			continue;
 		attach->importer_ops->move_notify(attach);
 		told = true;
@@ -248,8 +270,12 @@ static void memfd_dmabuf_unmap(struct filemap_subscription *sub, pgoff_t first,
 
 static bool memfd_dmabuf_get(struct filemap_subscription *sub)
 {
-	/* An O_PATH descriptor may have it outlive the dma-buf's file. */
-	return lockref_get_not_dead(&to_backing(sub)->buf->dentry->d_lockref);
+	/*
+	 * An O_PATH descriptor may have it outlive the dma-buf's file. It is
+	 * freed without a grace period: who has dropped the last reference is
+	 * on the way to do so.
+	 */
+	return lockref_get_not_zero(&to_backing(sub)->buf->dentry->d_lockref);
 }
 
 static void memfd_dmabuf_put(struct filemap_subscription *sub)
@@ -617,6 +643,9 @@ static int memfd_dmabuf_add_folio(struct memfd_dmabuf_pages *set,
 	pgoff_t end = min(folio_next_index(folio), run->it.last + 1);
 
 	set->folios[set->nr_folios++] = folio;
+	/* A page can be in many places, and each pin counts 1024 times. */
+	if (folio_ref_count(folio) > INT_MAX / 2)
+		return -ENOMEM;
 	for (; index < end; index++) {
 		struct page *page = folio_file_page(folio, index);
 
@@ -743,6 +772,8 @@ err:
 	/* As for get_user_pages(): past the end of a file, or a hole. */
 	if (ret == -EINVAL || ret == -ENOENT)
 		ret = -EFAULT;
+	if (ret == -ENOSPC)
+		ret = -ENOMEM;
 	return ERR_PTR(ret);
 }
 
@@ -775,19 +806,36 @@ static void memfd_dmabuf_unpin_pages(struct memfd_dmabuf *buf,
 
 /* Device importers */
 
+/* As for a new mapping of the CPU: the files may have been sealed since. */
+static int may_write(struct memfd_dmabuf *buf)
+{
+	struct memfd_dmabuf_file *backing;
+	int ret = is_rdonly(buf) ? -EACCES : 0;
+
+	list_for_each_entry(backing, &buf->files, node) {
+		unsigned long vm_flags = VM_SHARED | VM_WRITE;
+
+		if (!ret)
+			ret = memfd_check_seals_mmap(backing->file, &vm_flags);
+	}
+	return ret;
+}
+
 static int memfd_dmabuf_attach(struct dma_buf *dmabuf,
 			       struct dma_buf_attachment *attach)
 {
 	struct memfd_dmabuf *buf = dmabuf->priv;
 	struct memfd_dmabuf_attachment *a;
+	int write = may_write(buf);
 
 	/* The core maps for those that are not dynamic, in both directions. */
-	if (is_rdonly(buf) && !attach->importer_ops)
-		return -EACCES;
+	if (write && !attach->importer_ops)
+		return write;
 
 	a = kzalloc(sizeof(*a), GFP_KERNEL);
 	if (!a)
 		return -ENOMEM;
+	a->write = write;
 	attach->priv = a;
 
 	if (attach->importer_ops) {
@@ -810,14 +858,11 @@ static void memfd_dmabuf_detach(struct dma_buf *dmabuf,
 
 static void count_unpinned(struct memfd_dmabuf *buf)
 {
-	struct memfd_dmabuf_attachment *a;
 	struct memfd_dmabuf_map *map;
 	unsigned long nr = 0;
 
-	list_for_each_entry(map, &buf->maps, node) {
-		a = map->attach->priv;
-		nr += !a->pinned;
-	}
+	list_for_each_entry(map, &buf->maps, node)
+		nr += !is_pinned(map);
 	WRITE_ONCE(buf->nr_unpinned, nr);
 }
 
@@ -843,7 +888,8 @@ static void memfd_dmabuf_unpin(struct dma_buf_attachment *attach)
 	struct memfd_dmabuf_attachment *a = attach->priv;
 	struct memfd_dmabuf *buf = attach->dmabuf->priv;
 
-	if (--a->nr_pins)
+	/* Some importers go on, and unpin, when they could not pin. */
+	if (!a->pinned || --a->nr_pins)
 		return;
 	/* A mapping keeps them, but does so like one without a pin. */
 	memfd_dmabuf_unpin_pages(buf, a->pinned);
@@ -862,8 +908,8 @@ static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 	unsigned int segment;
 	int ret;
 
-	if (is_rdonly(buf) && direction != DMA_TO_DEVICE)
-		return ERR_PTR(-EACCES);
+	if (a->write && direction != DMA_TO_DEVICE)
+		return ERR_PTR(a->write);
 	segment = min_t(size_t, dma_get_max_seg_size(dev),
 			dma_max_mapping_size(dev));
 	if (segment < PAGE_SIZE)
@@ -976,10 +1022,11 @@ static int memfd_dmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct memfd_dmabuf *buf = dmabuf->priv;
 	struct memfd_dmabuf_pages *set;
+	int ret = may_write(buf);
 	void *vaddr;
 
-	if (is_rdonly(buf))
-		return -EACCES;
+	if (ret)
+		return ret;
 	set = memfd_dmabuf_pin_pages(buf);
 	if (IS_ERR(set))
 		return PTR_ERR(set);
@@ -1363,24 +1410,26 @@ static bool is_stale(struct address_space *mapping, pgoff_t index,
 	return entry != folio;
 }
 
-static u64 count_stale(struct memfd_dmabuf *buf,
-		       const struct memfd_dmabuf_pages *set)
+/* Add what is stale to *@nr. */
+static int count_stale(struct memfd_dmabuf *buf,
+		       const struct memfd_dmabuf_pages *set, u64 *nr)
 {
 	const struct filemap_notifier *run;
 	unsigned long i = 0;
-	u64 nr = 0;
 
 	for (run = buf->runs; run < buf->runs + buf->nr_runs; run++) {
 		struct file *file = to_backing(run->sub)->file;
 
 		for (; i <= run_last(run); i++) {
-			nr += is_stale(file->f_mapping,
-				       filemap_notifier_index(run, i),
-				       set->pages[i]);
+			*nr += is_stale(file->f_mapping,
+					filemap_notifier_index(run, i),
+					set->pages[i]);
 			cond_resched();
 		}
+		if (fatal_signal_pending(current))
+			return -EINTR;
 	}
-	return nr;
+	return 0;
 }
 
 /**
@@ -1409,16 +1458,18 @@ VISIBLE_IF_KUNIT int memfd_dmabuf_get_info(struct dma_buf *dmabuf,
 	info->size = buf->size;
 	info->runs = buf->nr_runs;
 	info->pinned_pages = buf->nr_pins * nr_pages(buf);
-	info->stale_pages = buf->vmap ? count_stale(buf, buf->vmap) : 0;
+	info->stale_pages = 0;
+	if (buf->vmap)
+		ret = count_stale(buf, buf->vmap, &info->stale_pages);
 	list_for_each_entry(attach, &dmabuf->attachments, node) {
 		struct memfd_dmabuf_attachment *a = attach->priv;
 
-		if (a->pinned)
-			info->stale_pages += count_stale(buf, a->pinned);
+		if (a->pinned && !ret)
+			ret = count_stale(buf, a->pinned, &info->stale_pages);
 	}
 	info->discards = atomic64_read(&buf->discards);
 	dma_resv_unlock(dmabuf->resv);
-	return 0;
+	return ret;
 }
 
 static long memfd_dmabuf_info(struct memfd_dmabuf_info __user *arg)

@@ -687,12 +687,16 @@ static void migration_test(struct kunit *test)
 							     TIMEOUT));
 	KUNIT_EXPECT_EQ(test, 1, imp->moved);
 
-	/* with a pin it is not told, without one it is, of a mapping it had */
+	/* a pin is not one of what has been mapped before */
 	KUNIT_EXPECT_EQ(test, 0, pin(imp));
 	filemap_notify_unmap(file->f_mapping, 2, 2);
-	msleep(A_WHILE_MS);
-	KUNIT_EXPECT_EQ(test, 1, imp->moved);
+	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
+							     TIMEOUT));
+	KUNIT_EXPECT_EQ(test, 2, imp->moved);
 	unpin(imp);
+
+	/* who has one is not told, until it is gone and the mapping not */
+	KUNIT_EXPECT_EQ(test, 0, pinned->moved);
 	unpin(pinned);
 	filemap_notify_unmap(file->f_mapping, 2, 2);
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
@@ -705,7 +709,7 @@ static void migration_test(struct kunit *test)
 	unmap(pinned);
 	filemap_notify_unmap(file->f_mapping, 2, 2);
 	msleep(A_WHILE_MS);
-	KUNIT_EXPECT_EQ(test, 2, imp->moved);
+	KUNIT_EXPECT_EQ(test, 3, imp->moved);
 	KUNIT_EXPECT_EQ(test, 1, pinned->moved);
 
 	/* a buffer may go with the work still to be done */
@@ -1120,6 +1124,24 @@ static void map_failure_test(struct kunit *test)
 #else
 	kunit_skip(test, "no way to make dma_map_sgtable() fail");
 #endif
+}
+
+/* Some importers ignore that they could not pin, and unpin all the same. */
+static void unpin_only_test(struct kunit *test)
+{
+	struct file *file = new_file(test, 2);
+	struct dma_buf *dmabuf = new_simple_buffer(test, 0, file, 2);
+	struct importer *imp = new_dynamic(test, dmabuf);
+
+	dma_resv_lock(dmabuf->resv, NULL);
+	dma_buf_unpin(imp->attach);
+	dma_resv_unlock(dmabuf->resv);
+	expect_info(test, dmabuf, 0, 0);
+	KUNIT_ASSERT_EQ(test, 0, pin(imp));
+	expect_info(test, dmabuf, 2, 0);
+	unpin(imp);
+	expect_info(test, dmabuf, 0, 0);
+	expect_unused(test, file);
 }
 
 /* A read-only buffer goes to devices that read. */
@@ -1543,8 +1565,9 @@ struct model {
 	/* which pages somebody has, if so */
 	bool holds[NR_HOLDERS];
 	unsigned int held[NR_HOLDERS][SEQ_PAGES];
-	/* what is mapped has been pinned */
+	/* what is mapped has been pinned, and the pin is still there */
 	bool map_pinned;
+	bool map_kept;
 	unsigned int moved;
 	u64 discards;
 };
@@ -1636,7 +1659,8 @@ static int model_discard(struct model *m, unsigned int first, unsigned int last)
 	for (; first <= last; first++)
 		m->ids[first] = 0;
 	m->discards++;
-	m->moved += m->dynamic->attach && !m->holds[BY_PIN];
+	m->moved += m->dynamic->attach &&
+		(!m->holds[BY_PIN] || (m->holds[BY_MAP] && !m->map_kept));
 	return 0;
 }
 
@@ -1699,11 +1723,13 @@ static void do_op(struct model *m, enum op op)
 		break;
 	case UNPIN:
 		m->holds[BY_PIN] = false;
+		m->map_kept = false;
 		unpin(m->dynamic);
 		break;
 	case MAP:
 		ret = 0;
 		m->map_pinned = m->holds[BY_PIN];
+		m->map_kept = m->map_pinned;
 		if (m->map_pinned) {
 			memcpy(m->held[BY_MAP], m->held[BY_PIN],
 			       sizeof(m->held[BY_MAP]));
@@ -1983,6 +2009,7 @@ static struct kunit_case memfd_dmabuf_cases[] = {
 	KUNIT_CASE(deny_one_of_two_test),
 	KUNIT_CASE(deny_needs_write_test),
 	KUNIT_CASE(map_failure_test),
+	KUNIT_CASE(unpin_only_test),
 	KUNIT_CASE(rdonly_test),
 	KUNIT_CASE(holes_test),
 	KUNIT_CASE(fallocated_test),

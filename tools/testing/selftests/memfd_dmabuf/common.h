@@ -220,7 +220,7 @@ static inline long read_key(const char *path, const char *key)
  */
 static inline void reclaim_cgroup(const char *dir, const char *how)
 {
-	char path[160];
+	char path[256];
 
 	snprintf(path, sizeof(path), "%s/cpu.stat", dir);
 	read_key(path, "");

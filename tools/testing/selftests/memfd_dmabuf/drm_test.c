@@ -553,6 +553,23 @@ TEST_F(vgem, import_truncated)
 	EXPECT_TRUE(map_is(self->ram.map, 2));
 }
 
+/* As with mmap(): what is there may go on writing, nobody new may begin. */
+TEST_F(vgem, import_sealed)
+{
+	int handle = import(self->card, self->ram.buf), other, card;
+
+	ASSERT_LT(0, handle);
+	ASSERT_EQ(0, fcntl(self->ram.memfd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
+	EXPECT_EQ(handle, import(self->card, self->ram.buf));
+	card = OPEN_CARD("vgem");
+	other = import(card, self->ram.buf);
+	EXPECT_EQ(-EPERM, other);
+	close(card);
+	EXPECT_EQ(0, gem_close(self->card, handle));
+	EXPECT_EQ(-EPERM, import(self->card, self->ram.buf));
+	EXPECT_PINNED(0);
+}
+
 TEST_F(vgem, import_holes)
 {
 	int buf = create_scattered(self->ram.dev, MEMFD_DMABUF_NOALLOC,

@@ -969,13 +969,32 @@ static unsigned int *lowest_pages(const struct env *e)
  * pages alone: the buffer has the lowest pages of a file, and of the others
  * every second one is punched out.
  */
+/*
+ * Compaction moves pages up. Those that are above what is free stay: then the
+ * next file is made elsewhere, as this one keeps its pages.
+ */
 FIXTURE(compaction) {
-	struct env env;
+	struct env tries[8];
 };
 
 FIXTURE_SETUP(compaction)
 {
-	struct env *e = &self->env;
+}
+
+FIXTURE_TEARDOWN(compaction)
+{
+	for (int i = 7; i >= 0; i--) {
+		if (self->tries[i].pages)
+			env_end(_metadata, &self->tries[i]);
+		free(self->tries[i].pages);
+	}
+}
+
+/* How many pages of a new buffer has compaction moved? */
+static unsigned int compact(struct __test_metadata *_metadata, struct env *e)
+{
+	uint64_t before[SMALL_BUF];
+	unsigned int moved = 0;
 
 	env_begin(_metadata, e, SMALL);
 	e->nr_file = COMPACT_FILE;
@@ -985,20 +1004,6 @@ FIXTURE_SETUP(compaction)
 	for (unsigned int i = e->nr; i < e->nr_file; i += 2) {
 		ASSERT_EQ(0, punch(e->memfd, e->pages[i], 1));
 	}
-}
-
-FIXTURE_TEARDOWN(compaction)
-{
-	env_end(_metadata, &self->env);
-	free(self->env.pages);
-}
-
-TEST_F_TIMEOUT(compaction, compact_memory, 2 * STUCK)
-{
-	uint64_t before[SMALL_BUF];
-	struct env *e = &self->env;
-	unsigned int moved = 0;
-
 	for (unsigned int i = 0; i < e->nr; i++)
 		before[i] = file_pfn(e, page_of(e, i));
 	start_reading(e, 1);
@@ -1008,6 +1013,15 @@ TEST_F_TIMEOUT(compaction, compact_memory, 2 * STUCK)
 	for (unsigned int i = 0; i < e->nr; i++)
 		moved += before[i] != file_pfn(e, page_of(e, i));
 	ksft_print_msg("compaction moved %u of %u pages\n", moved, e->nr);
+	return moved;
+}
+
+TEST_F_TIMEOUT(compaction, compact_memory, 4 * STUCK)
+{
+	unsigned int moved = 0;
+
+	for (int i = 0; i < 8 && !moved; i++)
+		moved = compact(_metadata, &self->tries[i]);
 	EXPECT_LT(0, moved);
 }
 
