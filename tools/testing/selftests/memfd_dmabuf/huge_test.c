@@ -1772,6 +1772,9 @@ FIXTURE_SETUP(thp)
 		self->all[i] = i;
 	self->dev = open_device();
 	ASSERT_LE(0, self->dev);
+	/* page tables are looked at that it would change */
+	ASSERT_EQ(0, write_file(THP_DIR "khugepaged/scan_sleep_millisecs",
+				"1000000"));
 	make_thp_file(_metadata, variant->huge, variant->mthp, variant->advise,
 		      &self->fd, &self->owner);
 	ASSERT_EQ(variant->pmd ? FILE_HUGE : 0,
@@ -1785,6 +1788,7 @@ FIXTURE_TEARDOWN(thp)
 	munmap(self->owner, FILE_SIZE);
 	close(self->fd);
 	close(self->dev);
+	write_file(THP_DIR "khugepaged/scan_sleep_millisecs", "10000");
 }
 
 #define pmds(n) (variant->pmd ? (n) : 0)
