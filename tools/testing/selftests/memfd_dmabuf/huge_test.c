@@ -1760,7 +1760,7 @@ static void make_thp_file(struct __test_metadata *_metadata, const char *huge,
 	/* or else the tests prove nothing */
 	for (unsigned long p = 0; p < FILE_PAGES; p += 16)
 		large += is_large(*owner + p * PAGE);
-	ASSERT_LT(FILE_PAGES / 16 * 3 / 4, large);
+	ASSERT_LT(FILE_PAGES / 16 / 2, large);
 	if (large < FILE_PAGES / 16)
 		TH_LOG("only %lu of %lu are large", large, FILE_PAGES / 16);
 }
