@@ -1687,6 +1687,7 @@ FIXTURE(thp) {
 	char *owner;
 	char *area;			/* for the buffer, with room around */
 	unsigned long all[FILE_PAGES];
+	char enabled[64];		/* as it was */
 };
 
 FIXTURE_VARIANT(thp) {
@@ -1772,9 +1773,11 @@ FIXTURE_SETUP(thp)
 		self->all[i] = i;
 	self->dev = open_device();
 	ASSERT_LE(0, self->dev);
-	/* page tables are looked at that it would change */
-	ASSERT_EQ(0, write_file(THP_DIR "khugepaged/scan_sleep_millisecs",
-				"1000000"));
+	/*
+	 * Stops khugepaged: page tables are looked at that it would change.
+	 * Files have settings of their own.
+	 */
+	choose(_metadata, THP_DIR "enabled", "never", self->enabled);
 	make_thp_file(_metadata, variant->huge, variant->mthp, variant->advise,
 		      &self->fd, &self->owner);
 	ASSERT_EQ(variant->pmd ? FILE_HUGE : 0,
@@ -1788,7 +1791,7 @@ FIXTURE_TEARDOWN(thp)
 	munmap(self->owner, FILE_SIZE);
 	close(self->fd);
 	close(self->dev);
-	write_file(THP_DIR "khugepaged/scan_sleep_millisecs", "10000");
+	write_file(THP_DIR "enabled", self->enabled);
 }
 
 #define pmds(n) (variant->pmd ? (n) : 0)
