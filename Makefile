@@ -15,9 +15,10 @@ export KSRC
 build := $(abspath $(BUILD))
 selftests := tools/testing/selftests/memfd_dmabuf/config
 fragments-debug := configs/vm.config $(selftests) configs/debug.config
-fragments-bench := configs/vm.config $(selftests)
-fragments-kcsan := configs/vm.config $(selftests) configs/kcsan.config
-fragments-stock := configs/vm.config
+fragments-dropin := configs/vm.config $(selftests) configs/dropin.config
+fragments-bench := configs/vm.config $(selftests) configs/udmabuf.config
+fragments-kcsan := configs/vm.config $(selftests) configs/udmabuf.config configs/kcsan.config
+fragments-stock := configs/vm.config configs/udmabuf.config
 
 # ---------------------------------------------------------------------------
 help: ## print this list
@@ -40,6 +41,7 @@ shell: debug ## a root shell on the debug kernel
 
 debug: deps ## build the kernel with KASAN, lockdep, kmemleak, KUnit ...
 bench: deps ## build the kernel without debugging aids
+dropin: deps ## build that kernel with /dev/udmabuf served by memfd_dmabuf
 stock: deps ## build that kernel without our patches
 kcsan: deps ## build it with the detector of data races
 
@@ -52,7 +54,7 @@ check: linux ## checkpatch, sparse, kernel-doc and patch size
 clean: ## remove everything built
 	rm -rf $(build) out
 
-.PHONY: help run test test-long shell debug bench stock kcsan refresh check clean
+.PHONY: help run test test-long shell debug bench dropin stock kcsan refresh check clean
 .PHONY: deps linux linux-stock samples selftests
 .DEFAULT_GOAL := help
 
@@ -68,7 +70,7 @@ linux-stock: deps
 	@mkdir -p $(build)
 	@scripts/prepare-tree $(build)/linux-stock
 
-debug bench kcsan: linux
+debug bench dropin kcsan: linux
 	@scripts/build-kernel $@ $(build)/linux $(build)/$@ $(fragments-$@)
 stock: linux-stock
 	@scripts/build-kernel $@ $(build)/linux-stock $(build)/$@ $(fragments-$@)

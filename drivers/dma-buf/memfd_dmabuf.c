@@ -59,6 +59,8 @@ MODULE_PARM_DESC(size_limit_mb, "Max size of a buffer, in megabytes. Default is 
  * @node: in buffers
  * @size: in bytes
  * @flags: MEMFD_DMABUF_RDONLY, _NOALLOC, _DENY_DISCARD
+ * @pid: process that made it
+ * @comm: its name
  * @discards: see &memfd_dmabuf_info.discards
  * @maps: live mappings of all attachments, &struct memfd_dmabuf_map
  * @nr_dynamic: number of attachments with move_notify
@@ -80,6 +82,8 @@ struct memfd_dmabuf {
 	struct list_head node;
 	u64 size;
 	u32 flags;
+	pid_t pid;
+	char comm[TASK_COMM_LEN];
 	atomic64_t discards;
 
 	struct list_head maps;
@@ -1198,15 +1202,16 @@ static int memfd_dmabuf_check_range(const struct memfd_dmabuf_range *range,
 /* Translate the user's ranges to runs; fills @buf's files, size and runs. */
 static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 				   const struct memfd_dmabuf_range *ranges,
-				   unsigned int count)
+				   unsigned int count, u64 size_limit)
 {
-	u64 size_limit = min_t(u64, (u64)READ_ONCE(size_limit_mb) << 20,
-			       SIZE_MAX & PAGE_MASK);
 	struct memfd_dmabuf_file *backing = NULL;
 	struct filemap_notifier *runs, *run = NULL;
 	unsigned int i;
 	int ret;
 
+	size_limit = min_t(u64, size_limit, SIZE_MAX & PAGE_MASK);
+	if (count > INT_MAX / sizeof(*runs))
+		return -E2BIG;
 	runs = kvmalloc_array(count, sizeof(*runs), GFP_KERNEL_ACCOUNT);
 	if (!runs)
 		return -ENOMEM;
@@ -1317,13 +1322,14 @@ static int memfd_dmabuf_wait_discards(struct memfd_dmabuf *buf)
  * @flags: MEMFD_DMABUF_RDONLY, MEMFD_DMABUF_NOALLOC, MEMFD_DMABUF_DENY_DISCARD
  * @ranges: its ranges, with file descriptors of the current process
  * @count: number of @ranges, not 0
+ * @size_limit: bytes that the buffer must not exceed
  *
  * Context: Process context, may sleep.
  * Return: The dma-buf, or an error as for MEMFD_DMABUF_CREATE.
  */
 VISIBLE_IF_KUNIT struct dma_buf *
 memfd_dmabuf_new(u32 flags, const struct memfd_dmabuf_range *ranges,
-		 unsigned int count)
+		 unsigned int count, u64 size_limit)
 {
 	struct memfd_dmabuf *buf;
 	struct dma_buf *dmabuf;
@@ -1337,8 +1343,10 @@ memfd_dmabuf_new(u32 flags, const struct memfd_dmabuf_range *ranges,
 	INIT_WORK(&buf->invalidate, memfd_dmabuf_invalidate_work);
 	mutex_init(&buf->pin_lock);
 	buf->flags = flags;
+	buf->pid = task_tgid_nr(current);
+	get_task_comm(buf->comm, current);
 
-	ret = memfd_dmabuf_add_ranges(buf, ranges, count);
+	ret = memfd_dmabuf_add_ranges(buf, ranges, count, size_limit);
 	if (ret) {
 		memfd_dmabuf_free(buf);
 		return ERR_PTR(ret);
@@ -1358,12 +1366,37 @@ memfd_dmabuf_new(u32 flags, const struct memfd_dmabuf_range *ranges,
 	return dmabuf;
 }
 
+/**
+ * memfd_dmabuf_new_fd() - make a buffer and a file descriptor for it
+ * @flags: as for memfd_dmabuf_new(), and MEMFD_DMABUF_CLOEXEC
+ * @ranges: as for memfd_dmabuf_new()
+ * @count: as for memfd_dmabuf_new()
+ * @size_limit: as for memfd_dmabuf_new()
+ *
+ * Context: Process context, may sleep.
+ * Return: The file descriptor, or an error as for MEMFD_DMABUF_CREATE.
+ */
+int memfd_dmabuf_new_fd(u32 flags, const struct memfd_dmabuf_range *ranges,
+			unsigned int count, u64 size_limit)
+{
+	struct dma_buf *dmabuf;
+	int fd;
+
+	dmabuf = memfd_dmabuf_new(flags & ~MEMFD_DMABUF_CLOEXEC, ranges, count,
+				  size_limit);
+	if (IS_ERR(dmabuf))
+		return PTR_ERR(dmabuf);
+	fd = dma_buf_fd(dmabuf, flags & MEMFD_DMABUF_CLOEXEC ? O_CLOEXEC : 0);
+	if (fd < 0)
+		dma_buf_put(dmabuf);
+	return fd;
+}
+
 static long memfd_dmabuf_create(struct memfd_dmabuf_create __user *arg)
 {
 	struct memfd_dmabuf_create create;
 	struct memfd_dmabuf_range *ranges;
-	struct dma_buf *dmabuf;
-	int fd;
+	long ret;
 
 	if (copy_from_user(&create, arg, sizeof(create)))
 		return -EFAULT;
@@ -1372,25 +1405,17 @@ static long memfd_dmabuf_create(struct memfd_dmabuf_create __user *arg)
 		return -EINVAL;
 	if (!create.count)
 		return -EINVAL;
-	if (create.count > READ_ONCE(list_limit) ||
-	    create.count > INT_MAX / sizeof(struct filemap_notifier))
+	if (create.count > READ_ONCE(list_limit))
 		return -E2BIG;
 
 	ranges = vmemdup_array_user(u64_to_user_ptr(create.ranges),
 				    create.count, sizeof(*ranges));
 	if (IS_ERR(ranges))
 		return PTR_ERR(ranges);
-	dmabuf = memfd_dmabuf_new(create.flags & ~MEMFD_DMABUF_CLOEXEC, ranges,
-				  create.count);
+	ret = memfd_dmabuf_new_fd(create.flags, ranges, create.count,
+				  (u64)READ_ONCE(size_limit_mb) << 20);
 	kvfree(ranges);
-	if (IS_ERR(dmabuf))
-		return PTR_ERR(dmabuf);
-
-	fd = dma_buf_fd(dmabuf, create.flags & MEMFD_DMABUF_CLOEXEC ?
-				O_CLOEXEC : 0);
-	if (fd < 0)
-		dma_buf_put(dmabuf);
-	return fd;
+	return ret;
 }
 
 /* Has the file thrown away a page that is pinned? */
@@ -1520,19 +1545,30 @@ static unsigned long count_mappings(struct address_space *mapping)
 
 static int buffers_show(struct seq_file *s, void *unused)
 {
+	struct memfd_dmabuf_info info;
 	struct memfd_dmabuf *buf;
+	int ret = 0;
 
-	seq_puts(s, "inode\tflags\tsize\truns\tfiles\tmappings\tpinned\n");
+	seq_puts(s, "inode\tflags\tsize\truns\tfiles\tmappings\tpinned\tstale\tdiscards\tpid\tcomm\n");
 	mutex_lock(&buffers_lock);
-	list_for_each_entry(buf, &buffers, node)
-		seq_printf(s, "%lu\t%s\t%llu\t%lu\t%zu\t%lu\t%lu\n",
+	list_for_each_entry(buf, &buffers, node) {
+		ret = memfd_dmabuf_get_info(buf->dmabuf, &info);
+		if (ret)
+			break;
+		seq_printf(s, "%lu\t%s%s%s\t%llu\t%llu\t%zu\t%lu\t%llu\t%llu\t%llu\t%d\t",
 			   buf->inode->i_ino, is_rdonly(buf) ? "ro" : "rw",
-			   buf->size, buf->nr_runs,
-			   list_count_nodes(&buf->files),
+			   info.flags & MEMFD_DMABUF_NOALLOC ? ",noalloc" : "",
+			   info.flags & MEMFD_DMABUF_DENY_DISCARD ?
+					",deny_discard" : "",
+			   info.size, info.runs, list_count_nodes(&buf->files),
 			   count_mappings(buf->inode->i_mapping),
-			   READ_ONCE(buf->nr_pins) * nr_pages(buf));
+			   info.pinned_pages, info.stale_pages, info.discards,
+			   buf->pid);
+		seq_escape(s, buf->comm, "\t\n\\");
+		seq_putc(s, '\n');
+	}
 	mutex_unlock(&buffers_lock);
-	return 0;
+	return ret;
 }
 DEFINE_SHOW_ATTRIBUTE(buffers);
 

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the KUnit tests of memfd_dmabuf call. */
 #ifndef _MEMFD_DMABUF_H
 #define _MEMFD_DMABUF_H
 
 #include <kunit/visibility.h>
 #include <uapi/linux/memfd_dmabuf.h>
+
+int memfd_dmabuf_new_fd(u32 flags, const struct memfd_dmabuf_range *ranges,
+			unsigned int count, u64 size_limit);
 
 #if IS_ENABLED(CONFIG_KUNIT)
 
@@ -12,7 +14,7 @@ struct dma_buf;
 
 struct dma_buf *memfd_dmabuf_new(u32 flags,
 				 const struct memfd_dmabuf_range *ranges,
-				 unsigned int count);
+				 unsigned int count, u64 size_limit);
 int memfd_dmabuf_get_info(struct dma_buf *dmabuf,
 			  struct memfd_dmabuf_info *info);
 

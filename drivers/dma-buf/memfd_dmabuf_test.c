@@ -196,7 +196,7 @@ static struct dma_buf *make_buffer(u32 flags, const struct piece *pieces,
 		ranges[i].offset = (u64)pieces[i].first << PAGE_SHIFT;
 		ranges[i].size = (u64)pieces[i].nr << PAGE_SHIFT;
 	}
-	dmabuf = memfd_dmabuf_new(flags, ranges, nr);
+	dmabuf = memfd_dmabuf_new(flags, ranges, nr, U64_MAX);
 out:
 	while (i--)
 		close_fd(ranges[i].fd);

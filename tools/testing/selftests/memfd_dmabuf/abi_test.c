@@ -7,6 +7,7 @@
 
 #include <dirent.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include "../kselftest_harness.h"
 
@@ -728,20 +729,26 @@ TEST_F(abi, debugfs)
 	struct memfd_dmabuf_range r[] = {
 		range(self->memfd, 0, 1), range(self->memfd, 2, 2),
 	};
-	int buf = create(self->dev, r, 2);
 	char line[256], want[256], *map;
 	struct stat st;
-	int found = 0;
+	int found = 0, buf;
 	FILE *f;
 
+	/* a name that must not look like other columns */
+	ASSERT_EQ(0, prctl(PR_SET_NAME, "a\tb\nc d"));
+	buf = create_flags(self->dev, MEMFD_DMABUF_NOALLOC, r, 2);
 	ASSERT_LE(0, buf);
+	ASSERT_EQ(0, prctl(PR_SET_NAME, "later"));
 	ASSERT_EQ(0, fstat(buf, &st));
 	map = map_shared(buf, 3);
 	ASSERT_NE(MAP_FAILED, map);
 	/* a hole in the middle makes it two mappings */
 	ASSERT_EQ(0, munmap(map + PAGE, PAGE));
-	snprintf(want, sizeof(want), "%lu\trw\t%lu\t2\t1\t2\t0\n",
-		 (unsigned long)st.st_ino, 3 * PAGE);
+	/* a discard */
+	ASSERT_EQ(0, punch(self->memfd, 2, 1));
+	snprintf(want, sizeof(want),
+		 "%lu\trw,noalloc\t%lu\t2\t1\t2\t0\t0\t1\t%d\ta\\011b\\012c d\n",
+		 (unsigned long)st.st_ino, 3 * PAGE, getpid());
 	for (int pass = 0; pass < 2; pass++) {
 		f = fopen("/sys/kernel/debug/memfd_dmabuf/buffers", "r");
 		ASSERT_NE(NULL, f);

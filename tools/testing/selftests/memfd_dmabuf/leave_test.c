@@ -8,13 +8,13 @@
  */
 #include "common.h"
 #include "drm.h"
+#include "udmabuf.h"
 
 #include <dirent.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <time.h>
-#include <linux/udmabuf.h>
 #include <sys/prctl.h>
 #include <sys/swap.h>
 #include <sys/wait.h>
@@ -184,6 +184,7 @@ struct shared {
 struct env {
 	enum kind kind;
 	bool udmabuf;		/* instead, for comparison */
+	bool pins;		/* as udmabuf does */
 	bool rdonly;
 	unsigned long nr_file;	/* pages of the file */
 	unsigned int nr;	/* pages of the buffer */
@@ -435,35 +436,31 @@ static unsigned int consumer_mapped(struct env *e)
 	EXPECT_EQ(0, consumer_wrong(e, version, NOTHING));		\
 } while (0)
 
-/* A udmabuf or a memfd_dmabuf of the file. */
-static int env_create(const struct env *e)
+/* A buffer of the file, of /dev/udmabuf or of /dev/memfd_dmabuf. */
+static int env_create(struct env *e)
 {
 	struct memfd_dmabuf_range r[HUGE_BUF];
-	struct udmabuf_create_list *list;
-	int dev, buf;
+	int buf;
 
-	if (!e->udmabuf) {
-		for (unsigned int i = 0; i < e->nr; i++)
-			r[i] = range(e->memfd, page_of(e, i), 1);
+	for (unsigned int i = 0; i < e->nr; i++)
+		r[i] = range(e->memfd, page_of(e, i), 1);
+	if (!e->udmabuf)
 		return create_flags(e->dev, MEMFD_DMABUF_CLOEXEC |
 				    (e->rdonly ? MEMFD_DMABUF_RDONLY : 0),
 				    r, e->nr);
-	}
 	if (fcntl(e->memfd, F_ADD_SEALS, F_SEAL_SHRINK))
 		return -1;
-	dev = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
-	list = calloc(1, sizeof(*list) + e->nr * sizeof(list->list[0]));
-	list->flags = UDMABUF_FLAGS_CLOEXEC;
-	list->count = e->nr;
-	for (unsigned int i = 0; i < e->nr; i++) {
-		list->list[i].memfd = e->memfd;
-		list->list[i].offset = page_of(e, i) * PAGE;
-		list->list[i].size = PAGE;
-	}
-	buf = ioctl(dev, UDMABUF_CREATE_LIST, list);
-	free(list);
-	close(dev);
+	buf = create_udmabuf(r, e->nr);
+	e->pins = !is_ours(e->dev, buf);
 	return buf;
+}
+
+/* For tables: who has made the buffer. */
+static const char *env_driver(const struct env *e)
+{
+	if (!e->udmabuf)
+		return "memfd_dmabuf";
+	return e->pins ? "udmabuf" : "memfd_dmabuf as udmabuf";
 }
 
 /* The buffer, and all its pages mapped here and there. */
@@ -487,7 +484,7 @@ static void env_buffer(struct __test_metadata *_metadata, struct env *e)
 	env_consumer(_metadata, e);
 	expect_data(e, 1);
 	/* pagemap does not show a udmabuf's mapping of page frames */
-	if (!e->udmabuf) {
+	if (!e->pins) {
 		ASSERT_EQ(e->nr, count_mapped(e, e->map));
 		ASSERT_EQ(e->nr, consumer_mapped(e));
 	}
@@ -1231,12 +1228,8 @@ TEST_F_TIMEOUT(states, table, 4 * STUCK)
 	long pins = pinned_pages();
 	struct env *e = &self->env;
 
-	ksft_print_msg("%-12s                     moved into\n",
-		       variant->udmabuf ? "udmabuf" : "memfd_dmabuf");
-	ksft_print_msg("%4u pages         pinned ZONE_MOVABLE, taken offline\n",
-		       e->nr);
 	for (int state = 0; state < 4; state++) {
-		bool pinned = variant->udmabuf || state == 2, offline;
+		bool pinned, offline;
 		unsigned int moved;
 		long now;
 
@@ -1244,6 +1237,10 @@ TEST_F_TIMEOUT(states, table, 4 * STUCK)
 		case 0:
 			e->buf = env_create(e);
 			ASSERT_LE(0, e->buf);
+			ksft_print_msg("%-24s         moved into\n",
+				       env_driver(e));
+			ksft_print_msg("%4u pages         pinned ZONE_MOVABLE, taken offline\n",
+				       e->nr);
 			break;
 		case 1:
 			e->map = map_shared(e->buf, e->nr);
@@ -1258,6 +1255,7 @@ TEST_F_TIMEOUT(states, table, 4 * STUCK)
 			EXPECT_EQ(0, gem_close(card, handle));
 			break;
 		}
+		pinned = e->pins || state == 2;
 		now = pinned_pages() - pins;
 		move_all(e, true, 0);
 		move_all(e, true, 1);
@@ -1445,14 +1443,14 @@ FIXTURE_TEARDOWN(figures)
 
 TEST_F_TIMEOUT(figures, leave, 2 * STUCK)
 {
-	const char *name = variant->udmabuf ? "udmabuf" : "memfd_dmabuf";
 	struct env *e = &self->env;
+	const char *name = env_driver(e);
 	unsigned int moved, swapped;
 
 	for (int i = 0; i < 3 && count_on_node(e, 0) < e->nr; i++)
 		move_all(e, true, 0);
 	moved = count_on_node(e, 0);
-	EXPECT_EQ(variant->udmabuf ? 0 : e->nr, moved);
+	EXPECT_EQ(e->pins ? 0 : e->nr, moved);
 	expect_data(e, 1);
 	if (e->kind == HUGETLB) {
 		ksft_print_msg("%s: %u of %u pages migrated\n", name, moved,
@@ -1461,7 +1459,7 @@ TEST_F_TIMEOUT(figures, leave, 2 * STUCK)
 	}
 	reclaim(e);
 	swapped = e->nr - count_resident(e);
-	EXPECT_EQ(variant->udmabuf ? 0 : e->nr, swapped);
+	EXPECT_EQ(e->pins ? 0 : e->nr, swapped);
 	ksft_print_msg("%s: %u of %u pages migrated, %u swapped out\n", name,
 		       moved, e->nr, swapped);
 	expect_data(e, 1);
