@@ -30,6 +30,13 @@ help: ## print this list
 run: bench samples ## show a viewer following a guest's memory, beside udmabuf
 	@scripts/run-demo $(build) $(IMAGE)
 
+run-qemu: dropin stock samples ## Debian's QEMU as it is, beside udmabuf
+	@scripts/run-qemu $(build)
+
+run-gst: dropin stock linux ## GStreamer and other programs as they are
+	@scripts/deps gst
+	@scripts/run-gst $(build)
+
 test: debug stock bench selftests samples ## run all tests, or T=pattern, on the debug kernel
 	@scripts/run-tests $(build) '$(T)'
 
@@ -54,7 +61,7 @@ check: linux ## checkpatch, sparse, kernel-doc and patch size
 clean: ## remove everything built
 	rm -rf $(build) out
 
-.PHONY: help run test test-long shell debug bench dropin stock kcsan refresh check clean
+.PHONY: help run run-qemu run-gst test test-long shell debug bench dropin stock kcsan refresh check clean
 .PHONY: deps linux linux-stock samples selftests
 .DEFAULT_GOAL := help
 
