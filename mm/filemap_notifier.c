@@ -5,8 +5,8 @@
  * Whoever maps pages of a file at a place the file's i_mmap tree does not know
  * subscribes to the file here, and is told when pages leave its page cache.
  *
- * The intervals of a file live in a tree with a lock of its own. That lock is
- * deliberately not i_mmap_rwsem: a subscriber's ->unmap takes the i_mmap_rwsem
+ * The intervals of a file have a lock of their own. That lock is deliberately
+ * not i_mmap_rwsem: a subscriber's ->unmap takes the i_mmap_rwsem
  * of the file it maps through, and mm_take_all_locks() deadlocks against anyone
  * who holds two of those.
  *
@@ -26,9 +26,14 @@
 #include <linux/rmap.h>
 #include <linux/rwsem.h>
 #include <linux/sched.h>
+#include <linux/shmem_fs.h>
 #include <linux/slab.h>
 
 #include "internal.h"
+
+#ifndef arch_wants_old_prefaulted_pte
+#define arch_wants_old_prefaulted_pte() false
+#endif
 
 /*
  * How many ranges are unmapped one by one for a caller. It is cheaper to unmap
@@ -40,13 +45,36 @@
 /* How many vmas reclaim asks whether they use, or keep, a folio. */
 #define FILEMAP_ASK_AT_MOST 512
 
+/*
+ * Guest memory is fragmented: most intervals are of a few pages. Those within a
+ * chunk of the file are in a hash table, where it takes a fraction of the time
+ * that the tree takes to put them in and out, and to see that there are none.
+ */
+#define FILEMAP_CHUNK_SHIFT 3
+
+#define FILEMAP_FEW_BITS 3
+
+/* Who repeats pages does not make others wait: a chain has no more than that. */
+#define FILEMAP_CHAIN_AT_MOST 32
+
+/* How many chunks are looked at without a reference on the watch. */
+#define FILEMAP_PEEK_AT_MOST 8
+
 /**
  * struct filemap_watch - a file that has subscribers
  * @node: in filemap_watches
  * @mapping: the file's page cache
- * @lock: for write to change @tree and @subs, for read to walk them
- * @tree: the notifiers of all subscribers
+ * @lock: for write to change what follows, for read to walk it
+ * @tree: the notifiers of all subscribers, but for those in @heads
+ * @heads: most of those that lie within a chunk, by chunk
+ * @few: the first @heads
+ * @bits: there are 2^@bits @heads
+ * @nr_hashed: number of notifiers in @heads
+ * @first: no page before it, and
+ * @last: none after it is in @heads; before @first if there are none
  * @subs: all subscriptions
+ * @discards: those that are told of the discard under way; the file's i_rwsem
+ *	protects it
  * @ref: subscriptions, and walks under way
  * @rcu: lookups run under RCU
  */
@@ -55,9 +83,25 @@ struct filemap_watch {
 	struct address_space *mapping;
 	struct rw_semaphore lock;
 	struct rb_root_cached tree;
+	struct hlist_head *heads;
+	struct hlist_head few[1 << FILEMAP_FEW_BITS];
+	unsigned int bits;
+	unsigned long nr_hashed;
+	pgoff_t first, last;
 	struct list_head subs;
+	struct list_head discards;
 	refcount_t ref;
 	struct rcu_head rcu;
+};
+
+/* A walk over the notifiers of a watch that have pages from first to last. */
+struct filemap_walk {
+	struct filemap_watch *watch;
+	pgoff_t first, last;
+	struct interval_tree_node *it;		/* next ones of the tree */
+	struct hlist_node *hash;		/* next ones of this chunk */
+	unsigned long chunk, last_chunk;	/* next chunk, or head if @all */
+	bool all;
 };
 
 static DEFINE_HASHTABLE(filemap_watches, 8);
@@ -69,22 +113,166 @@ static struct filemap_notifier *to_notifier(struct interval_tree_node *it)
 	return container_of(it, struct filemap_notifier, it);
 }
 
-static struct filemap_watch *filemap_watch_get(struct address_space *mapping)
+static unsigned long filemap_chunk(pgoff_t index)
 {
-	struct filemap_watch *watch, *found = NULL;
+	return index >> FILEMAP_CHUNK_SHIFT;
+}
 
-	rcu_read_lock();
+/* In a tree there is a pointer. */
+static bool filemap_is_hashed(const struct filemap_notifier *n)
+{
+	return n->depth & 1;
+}
+
+static struct hlist_head *filemap_head(struct hlist_head *heads,
+				       unsigned int bits, unsigned long chunk)
+{
+	return &heads[hash_long(chunk, bits)];
+}
+
+/* Returns false if the chain is too long. */
+static bool filemap_hash(struct filemap_notifier *n, struct hlist_head *heads,
+			 unsigned int bits)
+{
+	struct hlist_head *head = filemap_head(heads, bits,
+					       filemap_chunk(n->it.start));
+
+	n->depth = 1;
+	if (head->first) {
+		n->depth = hlist_entry(head->first, struct filemap_notifier,
+				       hash)->depth + 2;
+		if (n->depth > 2 * FILEMAP_CHAIN_AT_MOST)
+			return false;
+	}
+	hlist_add_head(&n->hash, head);
+	return true;
+}
+
+static struct filemap_notifier *filemap_walk_next(struct filemap_walk *walk)
+{
+	struct filemap_watch *watch = walk->watch;
+	struct filemap_notifier *n;
+
+	if (walk->it) {
+		n = to_notifier(walk->it);
+		walk->it = interval_tree_iter_next(walk->it, walk->first,
+						   walk->last);
+		return n;
+	}
+	while (true) {
+		while (walk->hash) {
+			n = hlist_entry(walk->hash, struct filemap_notifier,
+					hash);
+			walk->hash = walk->hash->next;
+			/* Another chunk may have the same head. */
+			if (n->it.start <= walk->last &&
+			    n->it.last >= walk->first &&
+			    (walk->all ||
+			     filemap_chunk(n->it.start) == walk->chunk - 1))
+				return n;
+		}
+		if (walk->chunk > walk->last_chunk)
+			return NULL;
+		cond_resched();
+		walk->hash = walk->all ? watch->heads[walk->chunk].first :
+			     filemap_head(watch->heads, watch->bits,
+					  walk->chunk)->first;
+		walk->chunk++;
+	}
+}
+
+static struct filemap_notifier *filemap_walk_first(struct filemap_walk *walk,
+						   struct filemap_watch *watch,
+						   pgoff_t first, pgoff_t last)
+{
+	walk->watch = watch;
+	walk->first = first;
+	walk->last = last;
+	walk->it = interval_tree_iter_first(&watch->tree, first, last);
+	walk->hash = NULL;
+	first = max(first, watch->first);
+	last = min(last, watch->last);
+	walk->chunk = filemap_chunk(first);
+	walk->last_chunk = filemap_chunk(last);
+	walk->all = false;
+	if (first > last) {
+		walk->chunk = walk->last_chunk + 1;
+	} else if (walk->last_chunk - walk->chunk >= 1UL << watch->bits) {
+		walk->all = true;
+		walk->chunk = 0;
+		walk->last_chunk = (1UL << watch->bits) - 1;
+	}
+	return filemap_walk_next(walk);
+}
+
+static struct filemap_watch *filemap_watch_find(struct address_space *mapping)
+{
+	struct filemap_watch *watch;
+
 	hash_for_each_possible_rcu(filemap_watches, watch, node,
 				   (unsigned long)mapping) {
-		if (watch->mapping == mapping &&
-		    refcount_inc_not_zero(&watch->ref)) {
-			found = watch;
-			break;
-		}
+		if (watch->mapping == mapping)
+			return watch;
 	}
+	return NULL;
+}
+
+static struct filemap_watch *filemap_watch_get(struct address_space *mapping)
+{
+	struct filemap_watch *watch;
+
+	rcu_read_lock();
+	watch = filemap_watch_find(mapping);
+	if (watch && !refcount_inc_not_zero(&watch->ref))
+		watch = NULL;
 	rcu_read_unlock();
 
-	return found;
+	return watch;
+}
+
+/* May the watch have pages from @first to @last? Does not sleep. */
+static bool filemap_watch_peek(struct filemap_watch *watch, pgoff_t first,
+			       pgoff_t last)
+{
+	unsigned long chunk = filemap_chunk(first);
+	struct filemap_notifier *n;
+
+	if (interval_tree_iter_first(&watch->tree, first, last))
+		return true;
+	if (last < watch->first || first > watch->last)
+		return false;
+	if (filemap_chunk(last) - chunk >= FILEMAP_PEEK_AT_MOST)
+		return true;
+	for (; chunk <= filemap_chunk(last); chunk++) {
+		hlist_for_each_entry(n, filemap_head(watch->heads, watch->bits,
+						     chunk), hash) {
+			if (n->it.start <= last && n->it.last >= first)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* The watch, if it may have pages from @first to @last. */
+static struct filemap_watch *filemap_watch_get_for(struct address_space *mapping,
+						   pgoff_t first, pgoff_t last)
+{
+	struct filemap_watch *watch;
+
+	rcu_read_lock();
+	watch = filemap_watch_find(mapping);
+	if (watch && down_read_trylock(&watch->lock)) {
+		bool found = filemap_watch_peek(watch, first, last);
+
+		up_read(&watch->lock);
+		if (!found)
+			watch = NULL;
+	}
+	if (watch && !refcount_inc_not_zero(&watch->ref))
+		watch = NULL;
+	rcu_read_unlock();
+
+	return watch;
 }
 
 static void filemap_watch_put(struct filemap_watch *watch)
@@ -93,6 +281,8 @@ static void filemap_watch_put(struct filemap_watch *watch)
 		hash_del_rcu(&watch->node);
 		clear_bit(AS_WATCHED, &watch->mapping->flags);
 		spin_unlock(&filemap_watches_lock);
+		if (watch->heads != watch->few)
+			kvfree(watch->heads);
 		kfree_rcu(watch, rcu);
 	}
 }
@@ -124,7 +314,11 @@ int filemap_subscribe(struct filemap_subscription *sub,
 		new->mapping = mapping;
 		init_rwsem(&new->lock);
 		new->tree = RB_ROOT_CACHED;
+		new->heads = new->few;
+		new->bits = FILEMAP_FEW_BITS;
+		new->first = ULONG_MAX;
 		INIT_LIST_HEAD(&new->subs);
+		INIT_LIST_HEAD(&new->discards);
 		refcount_set(&new->ref, 1);
 
 		spin_lock(&filemap_watches_lock);
@@ -166,6 +360,81 @@ void filemap_unsubscribe(struct filemap_subscription *sub)
 	filemap_watch_put(sub->watch);
 }
 
+/*
+ * Make room for @nr more notifiers. If there is no memory for it, they are found
+ * less quickly.
+ */
+static void filemap_watch_grow(struct filemap_watch *watch, size_t nr)
+{
+	struct filemap_notifier *n;
+	struct hlist_head *heads;
+	struct hlist_node *next;
+	unsigned int bits;
+	unsigned long i;
+	bool enough;
+
+	down_read(&watch->lock);
+	bits = order_base_2(DIV_ROUND_UP(watch->nr_hashed + nr, 2));
+	enough = bits <= watch->bits;
+	up_read(&watch->lock);
+	if (enough)
+		return;
+	/* Not under the lock: it may have to reclaim pages of the file. */
+	heads = kvcalloc(1UL << bits, sizeof(*heads),
+			 GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	if (!heads)
+		return;
+
+	down_write(&watch->lock);
+	if (bits > watch->bits) {
+		for (i = 0; i < 1UL << watch->bits; i++) {
+			hlist_for_each_entry_safe(n, next, &watch->heads[i],
+						  hash) {
+				if (filemap_hash(n, heads, bits))
+					continue;
+				interval_tree_insert(&n->it, &watch->tree);
+				watch->nr_hashed--;
+			}
+			cond_resched();
+		}
+		swap(watch->heads, heads);
+		swap(watch->bits, bits);
+	}
+	up_write(&watch->lock);
+	if (heads != watch->few)
+		kvfree(heads);
+}
+
+static void filemap_notifier_add(struct filemap_watch *watch,
+				 struct filemap_notifier *n)
+{
+	if (filemap_chunk(n->it.start) == filemap_chunk(n->it.last) &&
+	    filemap_hash(n, watch->heads, watch->bits)) {
+		watch->nr_hashed++;
+		watch->first = min(watch->first, n->it.start);
+		watch->last = max(watch->last, n->it.last);
+	} else {
+		interval_tree_insert(&n->it, &watch->tree);
+	}
+	n->sub->nr++;
+}
+
+static void filemap_notifier_remove(struct filemap_watch *watch,
+				    struct filemap_notifier *n)
+{
+	if (filemap_is_hashed(n)) {
+		__hlist_del(&n->hash);
+		/* Nobody looks at @heads any more, which may be freed. */
+		if (!--watch->nr_hashed) {
+			watch->first = ULONG_MAX;
+			watch->last = 0;
+		}
+	} else {
+		interval_tree_remove(&n->it, &watch->tree);
+	}
+	n->sub->nr--;
+}
+
 static void filemap_notifiers_change(struct filemap_notifier *notifiers,
 				     size_t nr, bool add)
 {
@@ -175,21 +444,21 @@ static void filemap_notifiers_change(struct filemap_notifier *notifiers,
 	for (i = 0; i < nr; i++) {
 		watch = notifiers[i].sub->watch;
 		/* Reclaim may be waiting: a long list must not hold it up. */
-		if (watch != locked || need_resched() ||
-		    rwsem_is_contended(&watch->lock)) {
+		if (watch != locked ||
+		    (i % 64 == 0 &&
+		     (need_resched() || rwsem_is_contended(&watch->lock)))) {
 			if (locked)
 				up_write(&locked->lock);
 			cond_resched();
+			if (add && watch != locked)
+				filemap_watch_grow(watch, nr - i);
 			down_write(&watch->lock);
 			locked = watch;
 		}
-		if (add) {
-			interval_tree_insert(&notifiers[i].it, &watch->tree);
-			notifiers[i].sub->nr++;
-		} else {
-			interval_tree_remove(&notifiers[i].it, &watch->tree);
-			notifiers[i].sub->nr--;
-		}
+		if (add)
+			filemap_notifier_add(watch, &notifiers[i]);
+		else
+			filemap_notifier_remove(watch, &notifiers[i]);
 	}
 	if (locked)
 		up_write(&locked->lock);
@@ -225,6 +494,20 @@ void filemap_notifiers_remove(struct filemap_notifier *notifiers, size_t nr)
 	filemap_notifiers_change(notifiers, nr, false);
 }
 
+/* The subscriber's pages that a notifier has for indexes from @first on ... */
+static pgoff_t filemap_notifier_first(const struct filemap_notifier *n,
+				      pgoff_t first)
+{
+	return n->pgoff + (max(first, n->it.start) - n->it.start);
+}
+
+/* ... up to @last */
+static pgoff_t filemap_notifier_last(const struct filemap_notifier *n,
+				     pgoff_t last)
+{
+	return n->pgoff + (min(last, n->it.last) - n->it.start);
+}
+
 /**
  * __filemap_notify_unmap() - filemap_notify_unmap() for a watched file
  * @mapping: the file's page cache
@@ -236,26 +519,23 @@ void filemap_notifiers_remove(struct filemap_notifier *notifiers, size_t nr)
 void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 			    pgoff_t last)
 {
-	struct filemap_watch *watch = filemap_watch_get(mapping);
+	struct filemap_watch *watch = filemap_watch_get_for(mapping, first, last);
 	struct filemap_subscription *sub;
-	struct interval_tree_node *it;
+	struct filemap_notifier *n;
+	struct filemap_walk walk;
 	unsigned int nr = 0;
 
 	if (!watch)
 		return;
 
 	down_read(&watch->lock);
-	for (it = interval_tree_iter_first(&watch->tree, first, last);
-	     it && nr++ < FILEMAP_UNMAP_AT_MOST;
-	     it = interval_tree_iter_next(it, first, last)) {
-		struct filemap_notifier *n = to_notifier(it);
-		pgoff_t from = n->pgoff + max(first, it->start) - it->start;
-		pgoff_t to = n->pgoff + min(last, it->last) - it->start;
-
-		n->sub->ops->unmap(n->sub, from, to);
+	for (n = filemap_walk_first(&walk, watch, first, last);
+	     n && nr++ < FILEMAP_UNMAP_AT_MOST; n = filemap_walk_next(&walk)) {
+		n->sub->ops->unmap(n->sub, filemap_notifier_first(n, first),
+				   filemap_notifier_last(n, last));
 		cond_resched();
 	}
-	if (it) {
+	if (n) {
 		list_for_each_entry(sub, &watch->subs, node) {
 			if (sub->nr)
 				sub->ops->unmap(sub, 0, ULONG_MAX);
@@ -266,28 +546,17 @@ void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 	filemap_watch_put(watch);
 }
 
-/*
- * Nobody is discarding any more: subscriptions may go. ->put may unsubscribe, so
- * it comes after the next one has been found, and without the lock. Drops it.
- */
+/* Nobody is discarding any more. The last ->put may free the watch. */
 static void filemap_discard_done(struct filemap_watch *watch)
 {
-	struct filemap_subscription *sub, *last = NULL;
+	struct filemap_subscription *sub, *next;
+	LIST_HEAD(subs);
 
-	list_for_each_entry(sub, &watch->subs, node) {
-		if (!sub->discarding)
-			continue;
-		if (last) {
-			up_read(&watch->lock);
-			last->ops->put(last);
-			down_read(&watch->lock);
-		}
+	list_splice_init(&watch->discards, &subs);
+	list_for_each_entry_safe(sub, next, &subs, discards) {
 		WRITE_ONCE(sub->discarding, false);
-		last = sub;
+		sub->ops->put(sub);
 	}
-	up_read(&watch->lock);
-	if (last)
-		last->ops->put(last);
 }
 
 /**
@@ -297,8 +566,7 @@ static void filemap_discard_done(struct filemap_watch *watch)
  * @start: first byte
  * @end: the byte after the last one
  *
- * Context: As filemap_notify_discard_begin(). i_rwsem serialises changes of
- * &filemap_subscription.discarding.
+ * Context: As filemap_notify_discard_begin().
  * Return: As filemap_notify_discard_begin().
  */
 int __filemap_notify_discard_begin(struct address_space *mapping, loff_t start,
@@ -307,38 +575,37 @@ int __filemap_notify_discard_begin(struct address_space *mapping, loff_t start,
 	pgoff_t first = DIV_ROUND_UP_ULL(start, PAGE_SIZE);
 	pgoff_t last = (end >> PAGE_SHIFT) - 1;
 	struct filemap_subscription *sub;
-	struct interval_tree_node *it;
+	struct filemap_notifier *n;
 	struct filemap_watch *watch;
+	struct filemap_walk walk;
 	int ret = 0;
 
 	if (end >> PAGE_SHIFT <= first)
 		return 0;
-	watch = filemap_watch_get(mapping);
+	watch = filemap_watch_get_for(mapping, first, last);
 	if (!watch)
 		return 0;
 
 	down_read(&watch->lock);
-	for (it = interval_tree_iter_first(&watch->tree, first, last); it;
-	     it = interval_tree_iter_next(it, first, last)) {
-		sub = to_notifier(it)->sub;
-		if (!sub->discarding && sub->ops->get && sub->ops->get(sub))
+	for (n = filemap_walk_first(&walk, watch, first, last); n;
+	     n = filemap_walk_next(&walk)) {
+		sub = n->sub;
+		if (!sub->discarding && sub->ops->get && sub->ops->get(sub)) {
 			WRITE_ONCE(sub->discarding, true);
+			list_add_tail(&sub->discards, &watch->discards);
+		}
 		cond_resched();
 	}
-	/* Those that discard stay on the list while the lock is dropped. */
-	list_for_each_entry(sub, &watch->subs, node) {
-		if (!sub->discarding || !sub->ops->discard_begin)
-			continue;
-		up_read(&watch->lock);
-		ret = sub->ops->discard_begin(sub);
-		down_read(&watch->lock);
-		if (ret)
+	up_read(&watch->lock);
+
+	list_for_each_entry(sub, &watch->discards, discards) {
+		if (sub->ops->discard_begin)
+			ret = sub->ops->discard_begin(sub);
+		if (ret) {
+			filemap_discard_done(watch);
 			break;
+		}
 	}
-	if (ret)
-		filemap_discard_done(watch);
-	else
-		up_read(&watch->lock);
 	filemap_watch_put(watch);
 	return ret;
 }
@@ -362,22 +629,20 @@ void __filemap_notify_discard_end(struct address_space *mapping, loff_t start,
 	struct filemap_subscription *sub;
 	struct filemap_watch *watch;
 
-	if (end >> PAGE_SHIFT <= first)
-		return;
-	watch = filemap_watch_get(mapping);
+	/* Those that discard keep it, and others have no need of it. */
+	rcu_read_lock();
+	watch = filemap_watch_find(mapping);
+	if (watch && list_empty(&watch->discards))
+		watch = NULL;
+	rcu_read_unlock();
 	if (!watch)
 		return;
 
-	down_read(&watch->lock);
-	list_for_each_entry(sub, &watch->subs, node) {
-		if (!sub->discarding || !sub->ops->discard_end)
-			continue;
-		up_read(&watch->lock);
-		sub->ops->discard_end(sub, first, last);
-		down_read(&watch->lock);
+	list_for_each_entry(sub, &watch->discards, discards) {
+		if (sub->ops->discard_end)
+			sub->ops->discard_end(sub, first, last);
 	}
 	filemap_discard_done(watch);
-	filemap_watch_put(watch);
 }
 
 /* What folio_referenced_one() does, for @nr pages at @pgoff in @vma. */
@@ -433,13 +698,15 @@ bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
 			  bool mlocked, int *referenced,
 			  unsigned long *vm_flags)
 {
-	struct filemap_watch *watch = filemap_watch_get(folio->mapping);
 	pgoff_t first = folio->index;
 	pgoff_t last = folio_next_index(folio) - 1;
-	struct interval_tree_node *it;
+	struct filemap_notifier *n;
+	struct filemap_watch *watch;
+	struct filemap_walk walk;
 	unsigned int asked = 0;
 	bool known = false;
 
+	watch = filemap_watch_get_for(folio->mapping, first, last);
 	if (!watch)
 		return true;
 
@@ -448,13 +715,12 @@ bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
 	else if (!down_read_trylock(&watch->lock))
 		goto out;
 
-	for (it = interval_tree_iter_first(&watch->tree, first, last);
-	     it && !(*vm_flags & VM_LOCKED) && asked++ < FILEMAP_ASK_AT_MOST;
-	     it = interval_tree_iter_next(it, first, last)) {
-		struct filemap_notifier *n = to_notifier(it);
+	for (n = filemap_walk_first(&walk, watch, first, last);
+	     n && !(*vm_flags & VM_LOCKED) && asked++ < FILEMAP_ASK_AT_MOST;
+	     n = filemap_walk_next(&walk)) {
 		struct address_space *mapping = n->sub->mapping;
-		pgoff_t from = n->pgoff + max(first, it->start) - it->start;
-		pgoff_t to = n->pgoff + min(last, it->last) - it->start;
+		pgoff_t from = filemap_notifier_first(n, first);
+		pgoff_t to = filemap_notifier_last(n, last);
 		struct vm_area_struct *vma;
 
 		if (!mapping)
@@ -537,6 +803,217 @@ bool filemap_fits_pmd(struct vm_fault *vmf, const struct filemap_notifier *n)
 				      PMD_ORDER);
 }
 
+/* How many pages of the file may be mapped. */
+static unsigned long filemap_nr_pages(struct address_space *mapping)
+{
+	if (!shmem_mapping(mapping))
+		return 0;
+	return DIV_ROUND_UP(i_size_read(mapping->host), PAGE_SIZE);
+}
+
+/* A folio that can be mapped without waiting: locked, and with a reference. */
+static struct folio *filemap_try_folio(struct xa_state *xas, void *entry,
+				       struct address_space *mapping)
+{
+	struct folio *folio = entry;
+
+	while (unlikely(xas_retry(xas, folio)))
+		folio = xas_load(xas);
+	if (!folio || xa_is_value(folio) || folio_test_locked(folio) ||
+	    !folio_try_get(folio))
+		return NULL;
+	/* Has it moved or been split? */
+	if (unlikely(folio != xas_reload(xas)) || !folio_trylock(folio))
+		goto put;
+	if (likely(folio->mapping == mapping && folio_test_uptodate(folio)))
+		return folio;
+	folio_unlock(folio);
+put:
+	folio_put(folio);
+	return NULL;
+}
+
+/*
+ * What folio_add_file_rmap_pte() and set_pte_range() do for each page takes half
+ * of the time in updates of the same counter: here it is done once for many.
+ */
+struct filemap_batch {
+	struct folio *folio;		/* one of those that are counted */
+	struct mem_cgroup *memcg;	/* of all of them, and their node */
+	int nid;
+	int nr_mapped;
+	int nr_ptes;
+};
+
+static void filemap_batch_count(struct filemap_batch *batch)
+{
+	if (batch->nr_mapped)
+		__lruvec_stat_mod_folio(batch->folio, NR_FILE_MAPPED,
+					batch->nr_mapped);
+	batch->nr_mapped = 0;
+}
+
+/* Map a small folio. Takes over the lock and the reference. */
+static void filemap_map_small(struct vm_fault *vmf, struct folio *folio,
+			      unsigned long addr, struct filemap_batch *batch)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	pte_t pte = mk_pte(&folio->page, vma->vm_page_prot);
+
+	if (unlikely(folio_test_hwpoison(folio))) {
+		folio_unlock(folio);
+		folio_put(folio);
+		return;
+	}
+	flush_icache_pages(vma, &folio->page, 1);
+	if (addr != vmf->address && arch_wants_old_prefaulted_pte())
+		pte = pte_mkold(pte);
+	else
+		pte = pte_sw_mkyoung(pte);
+
+	if (atomic_inc_and_test(&folio->_mapcount)) {
+		struct mem_cgroup *memcg = folio_memcg(folio);
+
+		if (memcg != batch->memcg || folio_nid(folio) != batch->nid) {
+			filemap_batch_count(batch);
+			batch->memcg = memcg;
+			batch->nid = folio_nid(folio);
+		}
+		batch->folio = folio;
+		batch->nr_mapped++;
+	}
+	mlock_vma_folio(folio, vma);
+	set_pte_at(vma->vm_mm, addr, vmf->pte, pte);
+	update_mmu_cache_range(vmf, vma, addr, vmf->pte, 1);
+	batch->nr_ptes++;
+	folio_unlock(folio);
+}
+
+/*
+ * Map @nr pages of a large folio, from the one that @page is, where nothing is
+ * mapped yet. Takes over the lock and the reference.
+ */
+static void filemap_map_large(struct vm_fault *vmf, struct folio *folio,
+			      struct page *page, unsigned long nr,
+			      unsigned long addr, struct filemap_batch *batch)
+{
+	unsigned long i = 0, count;
+	pte_t *pte = vmf->pte;
+
+	while (i < nr) {
+		for (count = 0; i + count < nr; count++) {
+			if (PageHWPoison(page + i + count) ||
+			    !pte_none(ptep_get(pte + i + count)))
+				break;
+		}
+		if (count) {
+			vmf->pte = pte + i;
+			folio_ref_add(folio, count);
+			set_pte_range(vmf, folio, page + i, count,
+				      addr + (i << PAGE_SHIFT));
+			batch->nr_ptes += count;
+		}
+		i += count + 1;
+	}
+	vmf->pte = pte;
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
+/**
+ * filemap_map_around() - map what page caches hold around a fault
+ * @vmf: a read fault, in a vma whose pages are those of the subscriber
+ * @n: the interval with page @start; those with the pages after it follow
+ * @start: first page of the subscriber
+ * @end: last page that is asked for
+ * @last: last page that may be mapped; the fault's pmd covers all of them
+ *
+ * Goes on after @end while the pages are there: to map them now is cheaper than
+ * more faults. Leaves out those that are absent or locked, and hugetlbfs.
+ *
+ * Context: Under rcu_read_lock(), for ->map_pages().
+ * Return: VM_FAULT_NOPAGE if the faulting address was mapped, else 0.
+ */
+vm_fault_t filemap_map_around(struct vm_fault *vmf,
+			      const struct filemap_notifier *n, pgoff_t start,
+			      pgoff_t end, pgoff_t last)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	pgoff_t fault = linear_page_index(vma, vmf->address), at = start;
+	unsigned long addr = vmf->address - ((fault - start) << PAGE_SHIFT);
+	struct address_space *mapping = NULL;
+	struct filemap_batch batch = {};
+	unsigned long nr, nr_in_file = 0;
+	XA_STATE(xas, NULL, 0);
+	vm_fault_t ret;
+	pte_t *pte;
+
+	if (pmd_none(*vmf->pmd) && vmf->prealloc_pte)
+		pmd_install(vma->vm_mm, vmf->pmd, &vmf->prealloc_pte);
+	pte = pte_offset_map_lock(vma->vm_mm, vmf->pmd, addr, &vmf->ptl);
+	if (!pte)
+		return 0;
+
+	for (vmf->pte = pte; at <= last; n++) {
+		pgoff_t run_last = min(last, n->pgoff + n->it.last - n->it.start);
+		pgoff_t index = filemap_notifier_index(n, at);
+		void *entry = NULL;
+
+		if (mapping != n->sub->watch->mapping) {
+			mapping = n->sub->watch->mapping;
+			xas.xa = &mapping->i_pages;
+			nr_in_file = filemap_nr_pages(mapping);
+		}
+		if (index < nr_in_file) {
+			xas_set(&xas, index);
+			entry = xas_load(&xas);
+		}
+		while (true) {
+			struct folio *folio = NULL;
+
+			nr = 1;
+			if (pte_none(ptep_get(vmf->pte)))
+				folio = filemap_try_folio(&xas, entry, mapping);
+			if (!folio) {
+				if (at > end)
+					goto out;
+			} else if (!folio_test_large(folio)) {
+				filemap_map_small(vmf, folio, addr, &batch);
+			} else {
+				/* What is beyond the end may stay in it. */
+				nr_in_file = filemap_nr_pages(mapping);
+				nr = min3(folio_next_index(folio) - index,
+					  run_last - at + 1,
+					  nr_in_file - min(nr_in_file, index));
+				filemap_map_large(vmf, folio,
+						  folio_file_page(folio, index),
+						  nr, addr, &batch);
+				nr = max(nr, 1UL);
+			}
+			at += nr;
+			addr += nr << PAGE_SHIFT;
+			vmf->pte += nr;
+			if (at > run_last)
+				break;
+			index += nr;
+			if (index >= nr_in_file) {
+				entry = NULL;
+			} else if (nr == 1 && !xas_not_node(xas.xa_node)) {
+				entry = xas_next_entry(&xas, index);
+			} else {
+				xas_set(&xas, index);
+				entry = xas_load(&xas);
+			}
+		}
+	}
+out:
+	filemap_batch_count(&batch);
+	add_mm_counter(vma->vm_mm, MM_SHMEMPAGES, batch.nr_ptes);
+	ret = pte_present(ptep_get(pte + (fault - start))) ? VM_FAULT_NOPAGE : 0;
+	pte_unmap_unlock(pte, vmf->ptl);
+	return ret;
+}
+
 /**
  * filemap_map_folio() - map a folio at the faulting address
  * @vmf: the fault, in a vma whose pages are those of the subscriber
@@ -546,7 +1023,7 @@ bool filemap_fits_pmd(struct vm_fault *vmf, const struct filemap_notifier *n)
  * finish_fault() would also map the page's neighbours in a large folio, as if
  * the vma were linear in the file. This maps one page, or the whole of a huge
  * page if @n has it, for a subscriber's ->fault; its ->map_pages has
- * filemap_map_range().
+ * filemap_map_around().
  *
  * Context: The folio lock keeps the page from leaving the file until it is
  * mapped, so that the subscriber's ->unmap will find it.

@@ -422,28 +422,17 @@ static vm_fault_t memfd_dmabuf_map_pages(struct vm_fault *vmf, pgoff_t start,
 					 pgoff_t end)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	struct filemap_notifier *run;
-	vm_fault_t ret = 0;
+	struct memfd_dmabuf *buf = vma->vm_private_data;
+	struct filemap_notifier *run = find_run(buf, vmf->pgoff);
+	pgoff_t last;
 
 	/* Leave it to ->fault to find a huge page, or to make one. */
-	run = find_run(vma->vm_private_data, vmf->pgoff);
 	if (pmd_none(*vmf->pmd) && filemap_fits_pmd(vmf, run))
 		return 0;
 
-	for (run = find_run(vma->vm_private_data, start); start <= end; run++) {
-		struct file *file = to_backing(run->sub)->file;
-		pgoff_t index = filemap_notifier_index(run, start);
-		pgoff_t last = min(end, run_last(run));
-
-		if (!is_file_hugepages(file))
-			ret |= filemap_map_range(vmf, file->f_mapping, index,
-						 index + (last - start),
-						 vma->vm_start +
-						 ((start - vma->vm_pgoff) <<
-						  PAGE_SHIFT));
-		start = last + 1;
-	}
-	return ret;
+	last = vmf->pgoff + PTRS_PER_PTE - 1 - pte_index(vmf->address);
+	last = min3(last, vma->vm_pgoff + vma_pages(vma) - 1, nr_pages(buf) - 1);
+	return filemap_map_around(vmf, find_run(buf, start), start, end, last);
 }
 
 /* For ptrace and /proc/pid/mem, which cannot get a reference on such pages. */
@@ -1206,7 +1195,9 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 {
 	struct memfd_dmabuf_file *backing = NULL;
 	struct filemap_notifier *runs, *run = NULL;
+	unsigned long nr_runs = 0;
 	unsigned int i;
+	u64 size = 0;
 	int ret;
 
 	size_limit = min_t(u64, size_limit, SIZE_MAX & PAGE_MASK);
@@ -1222,9 +1213,11 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 		pgoff_t first = range->offset >> PAGE_SHIFT;
 		pgoff_t nr = range->size >> PAGE_SHIFT;
 
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		cond_resched();
+		if (i % 1024 == 0) {
+			if (fatal_signal_pending(current))
+				return -EINTR;
+			cond_resched();
+		}
 
 		if (range->reserved)
 			return -EINVAL;
@@ -1236,24 +1229,26 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 		ret = memfd_dmabuf_check_range(range, backing->file);
 		if (ret)
 			return ret;
-		if (range->size > size_limit - buf->size)
+		if (range->size > size_limit - size)
 			return -E2BIG;
 
 		if (run && run->sub == &backing->sub &&
 		    run->it.last + 1 == first) {
 			run->it.last += nr;
 		} else {
-			run = &runs[buf->nr_runs++];
+			run = &runs[nr_runs++];
 			run->it.start = first;
 			run->it.last = first + nr - 1;
 			run->sub = &backing->sub;
-			run->pgoff = buf->size >> PAGE_SHIFT;
+			run->pgoff = size >> PAGE_SHIFT;
 		}
-		buf->size += range->size;
+		size += range->size;
 	}
+	buf->size = size;
+	buf->nr_runs = nr_runs;
 
-	if (buf->nr_runs < count) {
-		runs = kvmemdup(buf->runs, buf->nr_runs * sizeof(*runs),
+	if (nr_runs < count) {
+		runs = kvmemdup(buf->runs, nr_runs * sizeof(*runs),
 				GFP_KERNEL_ACCOUNT);
 		if (!runs)
 			return -ENOMEM;

@@ -53,7 +53,11 @@ static int check_file(struct file *file)
 	return 0;
 }
 
-/* As udmabuf orders its checks: if a range fails several, its error counts. */
+/*
+ * As udmabuf orders its checks: if a range fails several, its error counts. It
+ * does not matter if a descriptor is another file's when it is looked up again:
+ * these are udmabuf's conditions, and memfd_dmabuf checks its own.
+ */
 static int check_ranges(struct memfd_dmabuf_range *ranges, u32 count,
 			u64 size_limit, u32 *flags)
 {
@@ -74,11 +78,13 @@ static int check_ranges(struct memfd_dmabuf_range *ranges, u32 count,
 	for (range = ranges; range < end && !ret; range++) {
 		u64 last;
 
-		if (fatal_signal_pending(current)) {
-			ret = -EINTR;
-			break;
+		if ((range - ranges) % 1024 == 0) {
+			if (fatal_signal_pending(current)) {
+				ret = -EINTR;
+				break;
+			}
+			cond_resched();
 		}
-		cond_resched();
 
 		if (!file || range->fd != range[-1].fd) {
 			if (file)
@@ -182,4 +188,5 @@ static struct miscdevice udmabuf_misc = {
 	.name = "udmabuf",
 	.fops = &udmabuf_fops,
 };
+
 builtin_misc_device(udmabuf_misc);

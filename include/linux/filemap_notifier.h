@@ -86,10 +86,11 @@ struct filemap_notifier_ops {
 /**
  * struct filemap_subscription - one subscriber's interest in one file
  * @ops: what to call
- * @watch: the file's notifier tree, shared by all its subscribers
+ * @watch: the file's notifiers, shared by all its subscribers
  * @mapping: has the vmas that show the subscriber's pages, or is NULL; set it
  *	before notifiers are added
  * @node: in the list of the file's subscriptions
+ * @discards: in the list of those that are told of the discard under way
  * @nr: number of notifiers
  * @discarding: pages of some notifier are being discarded
  *
@@ -100,6 +101,7 @@ struct filemap_subscription {
 	struct filemap_watch *watch;
 	struct address_space *mapping;
 	struct list_head node;
+	struct list_head discards;
 	unsigned long nr;
 	bool discarding;
 };
@@ -107,11 +109,19 @@ struct filemap_subscription {
 /**
  * struct filemap_notifier - a watched interval of a file's page cache
  * @it: first and last page cache index, inclusive, set by the subscriber
+ * @hash: instead of @it's place in a tree, as is
+ * @depth: the length of the chain behind it, twice and one
  * @sub: the subscription for the file, set by the subscriber
  * @pgoff: the subscriber's page number for the index @it.start
  */
 struct filemap_notifier {
-	struct interval_tree_node it;
+	union {
+		struct interval_tree_node it;
+		struct {
+			struct hlist_node hash;
+			unsigned long depth;
+		};
+	};
 	struct filemap_subscription *sub;
 	pgoff_t pgoff;
 };
@@ -141,6 +151,9 @@ void filemap_wait_unlocked(struct address_space *mapping, pgoff_t index);
 bool filemap_fits_pmd(struct vm_fault *vmf, const struct filemap_notifier *n);
 vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 			     const struct filemap_notifier *n);
+vm_fault_t filemap_map_around(struct vm_fault *vmf,
+			      const struct filemap_notifier *n, pgoff_t start,
+			      pgoff_t end, pgoff_t last);
 
 void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 			    pgoff_t last);

@@ -139,12 +139,20 @@ TEST_F(map, write_to_hole)
 	EXPECT_EQ(BUF_PAGES, resident(self->memfd, FILE_PAGES));
 }
 
-/* A read fault maps the pages around it too, but only those of the buffer. */
+/*
+ * A read fault maps the pages around it too, and goes on while they are there;
+ * but only those of the buffer.
+ */
 TEST_F(map, fault_around)
 {
 	fill_file(1);
+	ASSERT_EQ(0, punch(self->memfd, page_of(20), 1));
 	EXPECT_EQ(1, in_map(0)[0] != 0);
-	expect_mapped(16);
+	expect_mapped(20);
+	EXPECT_EQ(1, in_map(21)[0] != 0);
+	expect_mapped(BUF_PAGES - 1);
+	EXPECT_EQ(FILE_PAGES - 1, resident(self->memfd, FILE_PAGES));
+	fill_page(in_file(20), tag(1, page_of(20), 1));
 	expect_map(self->map, 1);
 }
 
