@@ -46,6 +46,8 @@
 #define RW		(PROT_READ | PROT_WRITE)
 #define NOTES		1024
 
+#define FAULT_AROUND	"/sys/kernel/debug/fault_around_bytes"
+
 #define PM_FILE		0x2000000000000000ULL
 #define PM_UFFD_WP	0x0200000000000000ULL
 #define PM_EXCLUSIVE	0x0100000000000000ULL
@@ -191,6 +193,8 @@ FIXTURE_SETUP(ways)
 	sigaction(SIGSEGV, &sa, NULL);
 	/* Fresh pages are in a list of their processor, seen by it only. */
 	ASSERT_EQ(0, run_on(0));
+	/* A buffer fills page tables anyway: so the plain mapping does, too. */
+	ASSERT_EQ(0, write_file(FAULT_AROUND, "2097152"));
 
 	self->dev = open_device();
 	ASSERT_LE(0, self->dev);
@@ -225,6 +229,7 @@ FIXTURE_SETUP(ways)
 
 FIXTURE_TEARDOWN(ways)
 {
+	write_file(FAULT_AROUND, "65536");
 	compare_notes(_metadata, &self->area[0], &self->area[1]);
 }
 
@@ -1393,7 +1398,7 @@ TEST_F(ways, pagemap)
 		note_scan(a);
 		fill(a, 1);
 		NOTE(a, touch(at(a, 0), false));
-		EXPECT_EQ(16, NOTE(a, present(a->map, NR)));
+		EXPECT_EQ(NR, NOTE(a, present(a->map, NR)));
 		EXPECT_LT(0, note_scan(a));
 		NOTE(a, touch(at(a, 20), true));
 		for (unsigned int i = 0; i < NR; i++) {
@@ -1987,10 +1992,10 @@ TEST_F(ways, mtime)
 		fill(a, 1);
 		mtime_changed(a->file);
 		EXPECT_FALSE(mtime_changed(a->file));
-		NOTE(a, touch(at(a, 0), false));
-		EXPECT_FALSE(NOTE(a, mtime_changed(a->file)));
 		NOTE(a, touch(at(a, 20), true));
 		EXPECT_TRUE(NOTE(a, mtime_changed(a->file)));
+		NOTE(a, touch(at(a, 0), false));
+		EXPECT_FALSE(NOTE(a, mtime_changed(a->file)));
 		/* mapped, and writable already */
 		NOTE(a, touch(at(a, 20), true));
 		NOTE(a, mtime_changed(a->file));
@@ -2278,6 +2283,7 @@ TEST_F(ways, uffd_wp_async)
 
 		ASSERT_LE(0, uffd);
 		/* half of it is mapped; page 20 is a hole */
+		ASSERT_EQ(0, write_file(FAULT_AROUND, "4096"));
 		fill(a, 1);
 		ASSERT_EQ(0, punch(a->file, file_page(a, 20), 1));
 		ASSERT_EQ(0, madvise(a->map, 12 * PAGE, MADV_POPULATE_READ));
