@@ -405,48 +405,76 @@ static void filemap_watch_grow(struct filemap_watch *watch, size_t nr)
 		kvfree(heads);
 }
 
-static void filemap_notifier_add(struct filemap_watch *watch,
-				 struct filemap_notifier *n)
+/* Put in those that are for @sub, from @i on and before @end. Returns the next. */
+static size_t filemap_notifiers_put_in(struct filemap_subscription *sub,
+				       struct filemap_notifier *notifiers,
+				       size_t i, size_t end)
 {
-	if (filemap_chunk(n->it.start) == filemap_chunk(n->it.last) &&
-	    filemap_hash(n, watch->heads, watch->bits)) {
-		watch->nr_hashed++;
-		watch->first = min(watch->first, n->it.start);
-		watch->last = max(watch->last, n->it.last);
-	} else {
-		interval_tree_insert(&n->it, &watch->tree);
+	struct filemap_watch *watch = sub->watch;
+	struct hlist_head *heads = watch->heads;
+	pgoff_t first = watch->first, last = watch->last;
+	unsigned int bits = watch->bits;
+	unsigned long nr_hashed = 0;
+	size_t start = i;
+
+	for (; i < end && notifiers[i].sub == sub; i++) {
+		struct filemap_notifier *n = &notifiers[i];
+
+		if (filemap_chunk(n->it.start) == filemap_chunk(n->it.last) &&
+		    filemap_hash(n, heads, bits)) {
+			nr_hashed++;
+			first = min(first, n->it.start);
+			last = max(last, n->it.last);
+		} else {
+			interval_tree_insert(&n->it, &watch->tree);
+		}
 	}
-	n->sub->nr++;
+	watch->nr_hashed += nr_hashed;
+	watch->first = first;
+	watch->last = last;
+	sub->nr += i - start;
+	return i;
 }
 
-static void filemap_notifier_remove(struct filemap_watch *watch,
-				    struct filemap_notifier *n)
+static size_t filemap_notifiers_take_out(struct filemap_subscription *sub,
+					 struct filemap_notifier *notifiers,
+					 size_t i, size_t end)
 {
-	if (filemap_is_hashed(n)) {
-		__hlist_del(&n->hash);
-		/* Nobody looks at @heads any more, which may be freed. */
-		if (!--watch->nr_hashed) {
-			watch->first = ULONG_MAX;
-			watch->last = 0;
+	struct filemap_watch *watch = sub->watch;
+	size_t start = i;
+
+	for (; i < end && notifiers[i].sub == sub; i++) {
+		struct filemap_notifier *n = &notifiers[i];
+
+		if (filemap_is_hashed(n)) {
+			__hlist_del(&n->hash);
+			watch->nr_hashed--;
+		} else {
+			interval_tree_remove(&n->it, &watch->tree);
 		}
-	} else {
-		interval_tree_remove(&n->it, &watch->tree);
 	}
-	n->sub->nr--;
+	/* Then nobody looks at @heads any more, which may be freed. */
+	if (!watch->nr_hashed) {
+		watch->first = ULONG_MAX;
+		watch->last = 0;
+	}
+	sub->nr -= i - start;
+	return i;
 }
 
 static void filemap_notifiers_change(struct filemap_notifier *notifiers,
 				     size_t nr, bool add)
 {
 	struct filemap_watch *watch, *locked = NULL;
-	size_t i;
+	struct filemap_subscription *sub;
+	size_t i = 0, end;
 
-	for (i = 0; i < nr; i++) {
-		watch = notifiers[i].sub->watch;
+	while (i < nr) {
+		sub = notifiers[i].sub;
+		watch = sub->watch;
 		/* Reclaim may be waiting: a long list must not hold it up. */
-		if (watch != locked ||
-		    (i % 64 == 0 &&
-		     (need_resched() || rwsem_is_contended(&watch->lock)))) {
+		if (watch != locked || need_resched() ||
+		    rwsem_is_contended(&watch->lock)) {
 			if (locked)
 				up_write(&locked->lock);
 			cond_resched();
@@ -455,10 +483,11 @@ static void filemap_notifiers_change(struct filemap_notifier *notifiers,
 			down_write(&watch->lock);
 			locked = watch;
 		}
+		end = min(i + 64, nr);
 		if (add)
-			filemap_notifier_add(watch, &notifiers[i]);
+			i = filemap_notifiers_put_in(sub, notifiers, i, end);
 		else
-			filemap_notifier_remove(watch, &notifiers[i]);
+			i = filemap_notifiers_take_out(sub, notifiers, i, end);
 	}
 	if (locked)
 		up_write(&locked->lock);
@@ -812,8 +841,9 @@ static unsigned long filemap_nr_pages(struct address_space *mapping)
 }
 
 /* A folio that can be mapped without waiting: locked, and with a reference. */
-static struct folio *filemap_try_folio(struct xa_state *xas, void *entry,
-				       struct address_space *mapping)
+static __always_inline struct folio *
+filemap_try_folio(struct xa_state *xas, void *entry,
+		  struct address_space *mapping)
 {
 	struct folio *folio = entry;
 
@@ -921,6 +951,37 @@ static void filemap_map_large(struct vm_fault *vmf, struct folio *folio,
 }
 
 /**
+ * filemap_map_huge() - map a huge page that the page cache has
+ * @vmf: the fault, in a vma whose pages are those of the subscriber
+ * @n: the interval with the page of the fault, which filemap_fits_pmd()
+ *
+ * Context: Under rcu_read_lock(), for ->map_pages().
+ * Return: VM_FAULT_NOPAGE, or 0 if there is none that can be mapped at once.
+ */
+vm_fault_t filemap_map_huge(struct vm_fault *vmf,
+			    const struct filemap_notifier *n)
+{
+	struct address_space *mapping = n->sub->watch->mapping;
+	pgoff_t index = filemap_notifier_index(n, vmf->pgoff);
+	XA_STATE(xas, &mapping->i_pages, index);
+	vm_fault_t ret = VM_FAULT_FALLBACK;
+	struct folio *folio;
+
+	if (index >= filemap_nr_pages(mapping))
+		return 0;
+	folio = filemap_try_folio(&xas, xas_load(&xas), mapping);
+	if (!folio)
+		return 0;
+	if (folio_test_pmd_mappable(folio))
+		ret = do_set_pmd(vmf, folio_file_page(folio, index));
+	folio_unlock(folio);
+	if (!ret)
+		return VM_FAULT_NOPAGE;
+	folio_put(folio);
+	return 0;
+}
+
+/**
  * filemap_map_around() - map what page caches hold around a fault
  * @vmf: a read fault, in a vma whose pages are those of the subscriber
  * @n: the interval with page @start; those with the pages after it follow
@@ -998,7 +1059,7 @@ vm_fault_t filemap_map_around(struct vm_fault *vmf,
 			index += nr;
 			if (index >= nr_in_file) {
 				entry = NULL;
-			} else if (nr == 1 && !xas_not_node(xas.xa_node)) {
+			} else if (entry && nr == 1) {
 				entry = xas_next_entry(&xas, index);
 			} else {
 				xas_set(&xas, index);

@@ -426,9 +426,9 @@ static vm_fault_t memfd_dmabuf_map_pages(struct vm_fault *vmf, pgoff_t start,
 	struct filemap_notifier *run = find_run(buf, vmf->pgoff);
 	pgoff_t last;
 
-	/* Leave it to ->fault to find a huge page, or to make one. */
+	/* If there is no huge page, leave it to ->fault to make one. */
 	if (pmd_none(*vmf->pmd) && filemap_fits_pmd(vmf, run))
-		return 0;
+		return filemap_map_huge(vmf, run);
 
 	last = vmf->pgoff + PTRS_PER_PTE - 1 - pte_index(vmf->address);
 	last = min3(last, vma->vm_pgoff + vma_pages(vma) - 1, nr_pages(buf) - 1);
@@ -1147,8 +1147,8 @@ memfd_dmabuf_add_file(struct memfd_dmabuf *buf, struct file *file)
 }
 
 /* Check the file behind @fd and find or make its place in @buf. */
-static struct memfd_dmabuf_file *memfd_dmabuf_get_backing(struct memfd_dmabuf *buf,
-							  int fd)
+static noinline struct memfd_dmabuf_file *
+memfd_dmabuf_get_backing(struct memfd_dmabuf *buf, int fd)
 {
 	struct memfd_dmabuf_file *backing;
 	struct file *file = fget(fd);
@@ -1173,19 +1173,10 @@ out:
 	return backing;
 }
 
-static int memfd_dmabuf_check_range(const struct memfd_dmabuf_range *range,
-				    struct file *file)
+/* As with mmap(), the file's last page counts even if it is partial. */
+static u64 end_of_file(const struct file *file)
 {
-	u64 end;
-
-	if (!range->size || !PAGE_ALIGNED(range->offset | range->size))
-		return -EINVAL;
-	if (check_add_overflow(range->offset, range->size, &end))
-		return -EINVAL;
-	/* As with mmap(), the file's last page counts even if it is partial. */
-	if (end > PAGE_ALIGN((u64)i_size_read(file_inode(file))))
-		return -EINVAL;
-	return 0;
+	return PAGE_ALIGN((u64)i_size_read(file_inode(file)));
 }
 
 /* Translate the user's ranges to runs; fills @buf's files, size and runs. */
@@ -1193,12 +1184,12 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 				   const struct memfd_dmabuf_range *ranges,
 				   unsigned int count, u64 size_limit)
 {
-	struct memfd_dmabuf_file *backing = NULL;
-	struct filemap_notifier *runs, *run = NULL;
-	unsigned long nr_runs = 0;
-	unsigned int i;
-	u64 size = 0;
-	int ret;
+	const struct memfd_dmabuf_range *range, *end = ranges + count;
+	struct filemap_subscription *sub = NULL;
+	struct filemap_notifier *runs, *run;
+	struct memfd_dmabuf_file *backing;
+	u64 size = 0, file_end = 0;
+	int fd = -1;
 
 	size_limit = min_t(u64, size_limit, SIZE_MAX & PAGE_MASK);
 	if (count > INT_MAX / sizeof(*runs))
@@ -1208,12 +1199,12 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 		return -ENOMEM;
 	buf->runs = runs;
 
-	for (i = 0; i < count; i++) {
-		const struct memfd_dmabuf_range *range = &ranges[i];
+	run = runs;
+	for (range = ranges; range < end; range++) {
 		pgoff_t first = range->offset >> PAGE_SHIFT;
 		pgoff_t nr = range->size >> PAGE_SHIFT;
 
-		if (i % 1024 == 0) {
+		if ((range - ranges) % 1024 == 0) {
 			if (fatal_signal_pending(current))
 				return -EINTR;
 			cond_resched();
@@ -1221,34 +1212,38 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 
 		if (range->reserved)
 			return -EINVAL;
-		if (!i || range->fd != ranges[i - 1].fd) {
-			backing = memfd_dmabuf_get_backing(buf, range->fd);
+		if (!sub || range->fd != fd) {
+			fd = range->fd;
+			backing = memfd_dmabuf_get_backing(buf, fd);
 			if (IS_ERR(backing))
 				return PTR_ERR(backing);
+			sub = &backing->sub;
+			file_end = end_of_file(backing->file);
 		}
-		ret = memfd_dmabuf_check_range(range, backing->file);
-		if (ret)
-			return ret;
+		if (!nr || !PAGE_ALIGNED(range->offset | range->size) ||
+		    range->size > file_end ||
+		    range->offset > file_end - range->size)
+			return -EINVAL;
 		if (range->size > size_limit - size)
 			return -E2BIG;
 
-		if (run && run->sub == &backing->sub &&
-		    run->it.last + 1 == first) {
-			run->it.last += nr;
+		if (size && run[-1].sub == sub &&
+		    run[-1].it.last + 1 == first) {
+			run[-1].it.last += nr;
 		} else {
-			run = &runs[nr_runs++];
 			run->it.start = first;
 			run->it.last = first + nr - 1;
-			run->sub = &backing->sub;
+			run->sub = sub;
 			run->pgoff = size >> PAGE_SHIFT;
+			run++;
 		}
 		size += range->size;
 	}
 	buf->size = size;
-	buf->nr_runs = nr_runs;
+	buf->nr_runs = run - runs;
 
-	if (nr_runs < count) {
-		runs = kvmemdup(buf->runs, nr_runs * sizeof(*runs),
+	if (buf->nr_runs < count) {
+		runs = kvmemdup(buf->runs, buf->nr_runs * sizeof(*runs),
 				GFP_KERNEL_ACCOUNT);
 		if (!runs)
 			return -ENOMEM;

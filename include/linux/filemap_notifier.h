@@ -151,6 +151,8 @@ void filemap_wait_unlocked(struct address_space *mapping, pgoff_t index);
 bool filemap_fits_pmd(struct vm_fault *vmf, const struct filemap_notifier *n);
 vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 			     const struct filemap_notifier *n);
+vm_fault_t filemap_map_huge(struct vm_fault *vmf,
+			    const struct filemap_notifier *n);
 vm_fault_t filemap_map_around(struct vm_fault *vmf,
 			      const struct filemap_notifier *n, pgoff_t start,
 			      pgoff_t end, pgoff_t last);

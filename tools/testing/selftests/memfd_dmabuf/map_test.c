@@ -145,6 +145,15 @@ TEST_F(map, write_to_hole)
  */
 TEST_F(map, fault_around)
 {
+	const size_t len = BUF_PAGES * PAGE, table = 2UL << 20;
+	char *room = mmap(NULL, 2 * table, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	/* in one page table */
+	ASSERT_NE(MAP_FAILED, room);
+	self->map = mremap(self->map, len, len, MREMAP_MAYMOVE | MREMAP_FIXED,
+			   (uintptr_t)(room + table - 1) & -table);
+	ASSERT_NE(MAP_FAILED, self->map);
 	fill_file(1);
 	ASSERT_EQ(0, punch(self->memfd, page_of(20), 1));
 	EXPECT_EQ(1, in_map(0)[0] != 0);
