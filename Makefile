@@ -9,6 +9,8 @@ KSRC ?=
 T ?=
 # make run: the picture that is shown.
 IMAGE ?=
+# make bench: short, profile or time; see scripts/run-bench.
+MODE ?=
 
 export KSRC
 
@@ -22,12 +24,12 @@ fragments-stock := configs/vm.config configs/udmabuf.config
 
 # ---------------------------------------------------------------------------
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'KSRC=DIR   use this kernel tree instead of Debian'\''s linux-source-6.12'
-	@echo 'BUILD=DIR  build there (default: build)'
+	@echo 'KSRC=DIR      use this kernel tree instead of Debian'\''s linux-source-6.12'
+	@echo 'BUILD=DIR     build there (default: build)'
 
-run: bench samples ## show a viewer following a guest's memory, beside udmabuf
+run: kernel-bench samples ## show a viewer following a guest's memory, beside udmabuf
 	@scripts/run-demo $(build) $(IMAGE)
 
 run-qemu: dropin stock samples ## Debian's QEMU as it is, beside udmabuf
@@ -37,17 +39,22 @@ run-gst: dropin stock linux ## GStreamer and other programs as they are
 	@scripts/deps gst
 	@scripts/run-gst $(build)
 
-test: debug stock bench selftests samples ## run all tests, or T=pattern, on the debug kernel
+test: debug stock kernel-bench selftests samples ## run all tests, or T=pattern, on the debug kernel
 	@scripts/run-tests $(build) '$(T)'
 
-test-long: debug stock bench kcsan selftests samples ## the same for longer, and look for data races
+test-long: debug stock kernel-bench dropin kcsan selftests samples ## longer, with data races and run-qemu, run-gst
+	@scripts/deps gst
 	@LONG=1 scripts/run-tests $(build) '$(T)'
+
+bench: kernel-bench stock selftests ## measure, beside udmabuf and mappings of the file
+	@scripts/deps bench
+	@scripts/run-bench $(build) $(MODE)
 
 shell: debug ## a root shell on the debug kernel
 	@BUILD=$(build) scripts/vm-run --tty --numa 2 -- bash
 
 debug: deps ## build the kernel with KASAN, lockdep, kmemleak, KUnit ...
-bench: deps ## build the kernel without debugging aids
+kernel-bench: deps ## build the kernel without debugging aids
 dropin: deps ## build that kernel with /dev/udmabuf served by memfd_dmabuf
 stock: deps ## build that kernel without our patches
 kcsan: deps ## build it with the detector of data races
@@ -61,7 +68,8 @@ check: linux ## checkpatch, sparse, kernel-doc and patch size
 clean: ## remove everything built
 	rm -rf $(build) out
 
-.PHONY: help run run-qemu run-gst test test-long shell debug bench dropin stock kcsan refresh check clean
+.PHONY: help run run-qemu run-gst test test-long bench shell refresh check clean
+.PHONY: debug kernel-bench dropin stock kcsan
 .PHONY: deps linux linux-stock samples selftests
 .DEFAULT_GOAL := help
 
@@ -77,8 +85,10 @@ linux-stock: deps
 	@mkdir -p $(build)
 	@scripts/prepare-tree $(build)/linux-stock
 
-debug bench dropin kcsan: linux
+debug dropin kcsan: linux
 	@scripts/build-kernel $@ $(build)/linux $(build)/$@ $(fragments-$@)
+kernel-bench: linux
+	@scripts/build-kernel bench $(build)/linux $(build)/bench $(fragments-bench)
 stock: linux-stock
 	@scripts/build-kernel $@ $(build)/linux-stock $(build)/$@ $(fragments-$@)
 
