@@ -35,6 +35,8 @@
 #include <gst/gst.h>
 #include <gst/video/video.h>
 
+#include "pinned.h"
+
 #define PAGE		4096
 #define NR_SLOTS	3
 #define NR_FRAMES	8
@@ -197,32 +199,6 @@ static int make_udmabuf(unsigned int nr)
 	return buf;
 }
 
-/* Pages pinned in the whole system. */
-static long vmstat_pinned(void)
-{
-	long acquired = 0, released = 0, value;
-	char name[64];
-	FILE *f;
-	int fd;
-
-	/* add up what each processor has counted */
-	fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
-	if (fd < 0 || write(fd, "1", 1) != 1)
-		err(2, "stat_refresh");
-	close(fd);
-	f = fopen("/proc/vmstat", "r");
-	if (!f)
-		err(2, "/proc/vmstat");
-	while (fscanf(f, "%63s %ld", name, &value) == 2) {
-		if (!strcmp(name, "nr_foll_pin_acquired"))
-			acquired = value;
-		if (!strcmp(name, "nr_foll_pin_released"))
-			released = value;
-	}
-	fclose(f);
-	return acquired - released;
-}
-
 /*
  * Pages pinned, and stale ones of them, as memfd_dmabuf tells. It does not know
  * the buffers of a /dev/udmabuf that is not its own.
@@ -236,7 +212,7 @@ static long pinned_pages(long *stale)
 		struct memfd_dmabuf_info info = { .fd = slots[i].buf };
 
 		if (ioctl(info_dev, MEMFD_DMABUF_INFO, &info))
-			return vmstat_pinned() - pinned_before;
+			return all_pinned() - pinned_before;
 		pinned += info.pinned_pages;
 		*stale += info.stale_pages;
 	}
@@ -280,7 +256,7 @@ static void make_memory(void)
 	if (dev < 0)
 		err(2, "%s", path);
 	info_dev = open("/dev/memfd_dmabuf", O_RDWR | O_CLOEXEC);
-	pinned_before = vmstat_pinned();
+	pinned_before = all_pinned();
 	free_slots = g_async_queue_new();
 	slot_quark = g_quark_from_static_string("slot");
 	for (unsigned int i = 0; i < NR_SLOTS; i++) {

@@ -30,6 +30,7 @@
 #include <sys/un.h>
 
 #include "demo.h"
+#include "pinned.h"
 
 #define RAM_PAGES	16384UL		/* 64 MiB */
 
@@ -143,32 +144,6 @@ static void send_look(int sock, const struct look *look, int fd)
 	}
 	if (sendmsg(sock, &msg, 0) != sizeof(*look))
 		err(1, "sendmsg");
-}
-
-/* Pages pinned in the whole system. */
-static long pinned_pages(void)
-{
-	long acquired = 0, released = 0, value;
-	char name[64];
-	FILE *f;
-	int fd;
-
-	/* add up what each processor has counted */
-	fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
-	if (fd < 0 || write(fd, "1", 1) != 1)
-		err(1, "stat_refresh");
-	close(fd);
-	f = fopen("/proc/vmstat", "r");
-	if (!f)
-		err(1, "/proc/vmstat");
-	while (fscanf(f, "%63s %ld", name, &value) == 2) {
-		if (!strcmp(name, "nr_foll_pin_acquired"))
-			acquired = value;
-		if (!strcmp(name, "nr_foll_pin_released"))
-			released = value;
-	}
-	fclose(f);
-	return acquired - released;
 }
 
 static unsigned int in_memory(void)
@@ -295,7 +270,7 @@ int main(int argc, char **argv)
 		err(1, "%s", argv[2]);
 	conn = accept(sock, NULL, NULL);
 
-	pinned = pinned_pages();
+	pinned = all_pinned();
 	buf = strcmp(argv[1], "udmabuf") ? make_memfd_dmabuf() : make_udmabuf();
 	if (buf < 0)
 		err(1, "/dev/%s", argv[1]);
@@ -316,7 +291,7 @@ int main(int argc, char **argv)
 		for (unsigned int i = 0; i < FRAME_PAGES; i++)
 			stale += seen.sums[i] != page_sum(frame + i * PAGE);
 		printf("%s\t%u\t%ld\t%s\t%s\n", steps[n].name, stale,
-		       pinned_pages() - pinned, done ? "yes" : "NO", text);
+		       all_pinned() - pinned, done ? "yes" : "NO", text);
 		fflush(stdout);
 	}
 	return 0;
