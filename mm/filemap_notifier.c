@@ -57,7 +57,7 @@
 /* Who repeats pages does not make others wait: a chain has no more than that. */
 #define FILEMAP_CHAIN_AT_MOST 32
 
-/* How many chunks are looked at without a reference on the watch. */
+/* How many chunks are looked at under RCU. */
 #define FILEMAP_PEEK_AT_MOST 8
 
 /**
@@ -75,7 +75,7 @@
  * @subs: all subscriptions
  * @discards: those that are told of the discard under way; the file's i_rwsem
  *	protects it
- * @ref: subscriptions, and walks under way
+ * @ref: subscriptions, and who waits for @lock
  * @rcu: lookups run under RCU
  */
 struct filemap_watch {
@@ -102,7 +102,11 @@ struct filemap_walk {
 	struct hlist_node *hash;		/* next ones of this chunk */
 	unsigned long chunk, last_chunk;	/* next chunk, or head if @all */
 	bool all;
+	unsigned char steps;
 };
+
+/* Has any file ever been watched? */
+DEFINE_STATIC_KEY_FALSE(filemap_watched);
 
 static DEFINE_HASHTABLE(filemap_watches, 8);
 /* Serialises changes of filemap_watches and of AS_WATCHED. */
@@ -148,11 +152,15 @@ static bool filemap_hash(struct filemap_notifier *n, struct hlist_head *heads,
 	return true;
 }
 
-static struct filemap_notifier *filemap_walk_next(struct filemap_walk *walk)
+/* May sleep. Inline, as most walks are of one page and find one notifier. */
+static __always_inline struct filemap_notifier *
+filemap_walk_next(struct filemap_walk *walk)
 {
 	struct filemap_watch *watch = walk->watch;
 	struct filemap_notifier *n;
 
+	if (!++walk->steps)
+		cond_resched();
 	if (walk->it) {
 		n = to_notifier(walk->it);
 		walk->it = interval_tree_iter_next(walk->it, walk->first,
@@ -173,7 +181,8 @@ static struct filemap_notifier *filemap_walk_next(struct filemap_walk *walk)
 		}
 		if (walk->chunk > walk->last_chunk)
 			return NULL;
-		cond_resched();
+		if (!++walk->steps)
+			cond_resched();
 		walk->hash = walk->all ? watch->heads[walk->chunk].first :
 			     filemap_head(watch->heads, watch->bits,
 					  walk->chunk)->first;
@@ -181,20 +190,23 @@ static struct filemap_notifier *filemap_walk_next(struct filemap_walk *walk)
 	}
 }
 
-static struct filemap_notifier *filemap_walk_first(struct filemap_walk *walk,
-						   struct filemap_watch *watch,
-						   pgoff_t first, pgoff_t last)
+static __always_inline struct filemap_notifier *
+filemap_walk_first(struct filemap_walk *walk, struct filemap_watch *watch,
+		   pgoff_t first, pgoff_t last)
 {
 	walk->watch = watch;
 	walk->first = first;
 	walk->last = last;
-	walk->it = interval_tree_iter_first(&watch->tree, first, last);
+	walk->it = NULL;
+	if (!RB_EMPTY_ROOT(&watch->tree.rb_root))
+		walk->it = interval_tree_iter_first(&watch->tree, first, last);
 	walk->hash = NULL;
+	walk->all = false;
+	walk->steps = 0;
 	first = max(first, watch->first);
 	last = min(last, watch->last);
 	walk->chunk = filemap_chunk(first);
 	walk->last_chunk = filemap_chunk(last);
-	walk->all = false;
 	if (first > last) {
 		walk->chunk = walk->last_chunk + 1;
 	} else if (walk->last_chunk - walk->chunk >= 1UL << watch->bits) {
@@ -230,16 +242,32 @@ static struct filemap_watch *filemap_watch_get(struct address_space *mapping)
 	return watch;
 }
 
-/* May the watch have pages from @first to @last? Does not sleep. */
-static bool filemap_watch_peek(struct filemap_watch *watch, pgoff_t first,
-			       pgoff_t last)
+static void filemap_watch_put(struct filemap_watch *watch)
+{
+	if (refcount_dec_and_lock(&watch->ref, &filemap_watches_lock)) {
+		hash_del_rcu(&watch->node);
+		clear_bit(AS_WATCHED, &watch->mapping->flags);
+		spin_unlock(&filemap_watches_lock);
+		if (watch->heads != watch->few)
+			kvfree(watch->heads);
+		kfree_rcu(watch, rcu);
+	}
+}
+
+/*
+ * May the watch have pages from @first to @last? If so there are notifiers, if
+ * not of these then of other pages. Does not sleep.
+ */
+static __always_inline bool filemap_watch_peek(struct filemap_watch *watch,
+					       pgoff_t first, pgoff_t last)
 {
 	unsigned long chunk = filemap_chunk(first);
 	struct filemap_notifier *n;
 
-	if (interval_tree_iter_first(&watch->tree, first, last))
+	if (!RB_EMPTY_ROOT(&watch->tree.rb_root) &&
+	    interval_tree_iter_first(&watch->tree, first, last))
 		return true;
-	if (last < watch->first || first > watch->last)
+	if (!watch->nr_hashed || last < watch->first || first > watch->last)
 		return false;
 	if (filemap_chunk(last) - chunk >= FILEMAP_PEEK_AT_MOST)
 		return true;
@@ -253,38 +281,67 @@ static bool filemap_watch_peek(struct filemap_watch *watch, pgoff_t first,
 	return false;
 }
 
-/* The watch, if it may have pages from @first to @last. */
-static struct filemap_watch *filemap_watch_get_for(struct address_space *mapping,
-						   pgoff_t first, pgoff_t last)
+/* Somebody may be waiting for the lock who frees the watch. */
+static void filemap_watch_unlock(struct filemap_watch *watch)
 {
-	struct filemap_watch *watch;
-
 	rcu_read_lock();
-	watch = filemap_watch_find(mapping);
-	if (watch && down_read_trylock(&watch->lock)) {
-		bool found = filemap_watch_peek(watch, first, last);
-
-		up_read(&watch->lock);
-		if (!found)
-			watch = NULL;
-	}
-	if (watch && !refcount_inc_not_zero(&watch->ref))
-		watch = NULL;
+	up_read(&watch->lock);
 	rcu_read_unlock();
+}
 
+/* The watch, locked for read, if there is one. */
+static noinline struct filemap_watch *
+filemap_watch_wait(struct address_space *mapping)
+{
+	struct filemap_watch *watch = filemap_watch_get(mapping);
+
+	if (!watch)
+		return NULL;
+	down_read(&watch->lock);
+	if (list_empty(&watch->subs)) {
+		up_read(&watch->lock);
+		filemap_watch_put(watch);
+		return NULL;
+	}
+	refcount_dec(&watch->ref);
 	return watch;
 }
 
-static void filemap_watch_put(struct filemap_watch *watch)
+/*
+ * The watch, if it may have pages from @first to @last: locked for read, until
+ * filemap_watch_unlock(). Or -EBUSY if that cannot be known without waiting.
+ *
+ * Takes no reference: the watch lives while somebody subscribes, as those do who
+ * have notifiers, and to unsubscribe takes the lock.
+ */
+static __always_inline struct filemap_watch *
+filemap_watch_lock(struct address_space *mapping, pgoff_t first, pgoff_t last,
+		   bool wait)
 {
-	if (refcount_dec_and_lock(&watch->ref, &filemap_watches_lock)) {
-		hash_del_rcu(&watch->node);
-		clear_bit(AS_WATCHED, &watch->mapping->flags);
-		spin_unlock(&filemap_watches_lock);
-		if (watch->heads != watch->few)
-			kvfree(watch->heads);
-		kfree_rcu(watch, rcu);
+	struct filemap_watch *watch;
+
+	/* Most callers do not wait, but all of them must be able to. */
+	if (wait)
+		__might_sleep(__FILE__, __LINE__);
+
+	rcu_read_lock();
+	watch = filemap_watch_find(mapping);
+	if (!watch)
+		goto out;
+	if (down_read_trylock(&watch->lock)) {
+		if (!filemap_watch_peek(watch, first, last)) {
+			up_read(&watch->lock);
+			watch = NULL;
+		}
+	} else if (!wait) {
+		watch = ERR_PTR(-EBUSY);
+	} else {
+		rcu_read_unlock();
+		return filemap_watch_wait(mapping);
 	}
+out:
+	rcu_read_unlock();
+	return watch;
 }
 
 /**
@@ -321,6 +378,7 @@ int filemap_subscribe(struct filemap_subscription *sub,
 		INIT_LIST_HEAD(&new->discards);
 		refcount_set(&new->ref, 1);
 
+		static_branch_enable(&filemap_watched);
 		spin_lock(&filemap_watches_lock);
 		watch = filemap_watch_get(mapping);
 		if (!watch) {
@@ -537,6 +595,64 @@ static pgoff_t filemap_notifier_last(const struct filemap_notifier *n,
 	return n->pgoff + (min(last, n->it.last) - n->it.start);
 }
 
+/*
+ * Pages that are next to each other for a subscriber, though not in the file:
+ * returns true if all notifiers with pages from @first to @last are of one
+ * subscription and their pages are those from @from to @to, all of them.
+ */
+static bool filemap_watch_is_compact(struct filemap_watch *watch, pgoff_t first,
+				     pgoff_t last, pgoff_t *from, pgoff_t *to)
+{
+	struct filemap_subscription *sub = NULL;
+	unsigned long nr_pages = 0;
+	struct filemap_notifier *n;
+	struct filemap_walk walk;
+
+	*from = ULONG_MAX;
+	*to = 0;
+	for (n = filemap_walk_first(&walk, watch, first, last); n;
+	     n = filemap_walk_next(&walk)) {
+		pgoff_t start = filemap_notifier_first(n, first);
+		pgoff_t end = filemap_notifier_last(n, last);
+
+		if (sub && n->sub != sub)
+			return false;
+		sub = n->sub;
+		*from = min(*from, start);
+		*to = max(*to, end);
+		nr_pages += end - start + 1;
+	}
+	return sub && *to - *from + 1 == nr_pages;
+}
+
+static noinline void filemap_watch_unmap(struct filemap_watch *watch,
+					 pgoff_t first, pgoff_t last)
+{
+	struct filemap_subscription *sub;
+	struct filemap_notifier *n;
+	struct filemap_walk walk;
+	unsigned int nr = 0;
+	pgoff_t from, to;
+
+	n = filemap_walk_first(&walk, watch, first, last);
+	if (first != last &&
+	    filemap_watch_is_compact(watch, first, last, &from, &to)) {
+		n->sub->ops->unmap(n->sub, from, to);
+		return;
+	}
+
+	for (; n && nr++ < FILEMAP_UNMAP_AT_MOST; n = filemap_walk_next(&walk))
+		n->sub->ops->unmap(n->sub, filemap_notifier_first(n, first),
+				   filemap_notifier_last(n, last));
+	if (!n)
+		return;
+	list_for_each_entry(sub, &watch->subs, node) {
+		if (sub->nr)
+			sub->ops->unmap(sub, 0, ULONG_MAX);
+		cond_resched();
+	}
+}
+
 /**
  * __filemap_notify_unmap() - filemap_notify_unmap() for a watched file
  * @mapping: the file's page cache
@@ -548,31 +664,13 @@ static pgoff_t filemap_notifier_last(const struct filemap_notifier *n,
 void __filemap_notify_unmap(struct address_space *mapping, pgoff_t first,
 			    pgoff_t last)
 {
-	struct filemap_watch *watch = filemap_watch_get_for(mapping, first, last);
-	struct filemap_subscription *sub;
-	struct filemap_notifier *n;
-	struct filemap_walk walk;
-	unsigned int nr = 0;
+	struct filemap_watch *watch;
 
+	watch = filemap_watch_lock(mapping, first, last, true);
 	if (!watch)
 		return;
-
-	down_read(&watch->lock);
-	for (n = filemap_walk_first(&walk, watch, first, last);
-	     n && nr++ < FILEMAP_UNMAP_AT_MOST; n = filemap_walk_next(&walk)) {
-		n->sub->ops->unmap(n->sub, filemap_notifier_first(n, first),
-				   filemap_notifier_last(n, last));
-		cond_resched();
-	}
-	if (n) {
-		list_for_each_entry(sub, &watch->subs, node) {
-			if (sub->nr)
-				sub->ops->unmap(sub, 0, ULONG_MAX);
-			cond_resched();
-		}
-	}
-	up_read(&watch->lock);
-	filemap_watch_put(watch);
+	filemap_watch_unmap(watch, first, last);
+	filemap_watch_unlock(watch);
 }
 
 /* Nobody is discarding any more. The last ->put may free the watch. */
@@ -581,11 +679,46 @@ static void filemap_discard_done(struct filemap_watch *watch)
 	struct filemap_subscription *sub, *next;
 	LIST_HEAD(subs);
 
+	clear_bit(AS_DISCARDED, &watch->mapping->flags);
 	list_splice_init(&watch->discards, &subs);
 	list_for_each_entry_safe(sub, next, &subs, discards) {
 		WRITE_ONCE(sub->discarding, false);
 		sub->ops->put(sub);
 	}
+}
+
+static noinline int filemap_watch_discard(struct filemap_watch *watch,
+					  pgoff_t first, pgoff_t last)
+{
+	struct filemap_subscription *sub;
+	struct filemap_notifier *n;
+	struct filemap_walk walk;
+	struct address_space *mapping = watch->mapping;
+	int ret = 0;
+
+	for (n = filemap_walk_first(&walk, watch, first, last); n;
+	     n = filemap_walk_next(&walk)) {
+		sub = n->sub;
+		if (!sub->discarding && sub->ops->get && sub->ops->get(sub)) {
+			WRITE_ONCE(sub->discarding, true);
+			list_add_tail(&sub->discards, &watch->discards);
+			set_bit(AS_DISCARDED, &watch->mapping->flags);
+		}
+	}
+	filemap_watch_unlock(watch);
+	/* Those that have been found keep the watch. */
+	if (!test_bit(AS_DISCARDED, &mapping->flags))
+		return 0;
+
+	list_for_each_entry(sub, &watch->discards, discards) {
+		if (sub->ops->discard_begin)
+			ret = sub->ops->discard_begin(sub);
+		if (ret) {
+			filemap_discard_done(watch);
+			break;
+		}
+	}
+	return ret;
 }
 
 /**
@@ -603,40 +736,13 @@ int __filemap_notify_discard_begin(struct address_space *mapping, loff_t start,
 {
 	pgoff_t first = DIV_ROUND_UP_ULL(start, PAGE_SIZE);
 	pgoff_t last = (end >> PAGE_SHIFT) - 1;
-	struct filemap_subscription *sub;
-	struct filemap_notifier *n;
 	struct filemap_watch *watch;
-	struct filemap_walk walk;
-	int ret = 0;
 
+	lockdep_assert_held_write(&mapping->host->i_rwsem);
 	if (end >> PAGE_SHIFT <= first)
 		return 0;
-	watch = filemap_watch_get_for(mapping, first, last);
-	if (!watch)
-		return 0;
-
-	down_read(&watch->lock);
-	for (n = filemap_walk_first(&walk, watch, first, last); n;
-	     n = filemap_walk_next(&walk)) {
-		sub = n->sub;
-		if (!sub->discarding && sub->ops->get && sub->ops->get(sub)) {
-			WRITE_ONCE(sub->discarding, true);
-			list_add_tail(&sub->discards, &watch->discards);
-		}
-		cond_resched();
-	}
-	up_read(&watch->lock);
-
-	list_for_each_entry(sub, &watch->discards, discards) {
-		if (sub->ops->discard_begin)
-			ret = sub->ops->discard_begin(sub);
-		if (ret) {
-			filemap_discard_done(watch);
-			break;
-		}
-	}
-	filemap_watch_put(watch);
-	return ret;
+	watch = filemap_watch_lock(mapping, first, last, true);
+	return watch ? filemap_watch_discard(watch, first, last) : 0;
 }
 
 /**
@@ -658,15 +764,11 @@ void __filemap_notify_discard_end(struct address_space *mapping, loff_t start,
 	struct filemap_subscription *sub;
 	struct filemap_watch *watch;
 
-	/* Those that discard keep it, and others have no need of it. */
+	lockdep_assert_held_write(&mapping->host->i_rwsem);
+	/* Those that are told keep it. */
 	rcu_read_lock();
 	watch = filemap_watch_find(mapping);
-	if (watch && list_empty(&watch->discards))
-		watch = NULL;
 	rcu_read_unlock();
-	if (!watch)
-		return;
-
 	list_for_each_entry(sub, &watch->discards, discards) {
 		if (sub->ops->discard_end)
 			sub->ops->discard_end(sub, first, last);
@@ -711,45 +813,23 @@ static void filemap_referenced_vma(struct folio *folio, struct page *page,
 	}
 }
 
-/**
- * __filemap_referenced() - filemap_referenced(), filemap_mlocked() for a folio
- * of a watched file
- * @folio: a locked folio
- * @memcg: as for filemap_referenced()
- * @mlocked: look only for vmas that keep the folio, and wait for locks
- * @referenced: as for filemap_referenced()
- * @vm_flags: as for filemap_referenced()
- *
- * Context: As filemap_referenced(), filemap_mlocked().
- * Return: false if locks were contended.
- */
-bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
-			  bool mlocked, int *referenced,
-			  unsigned long *vm_flags)
+/* Returns false if locks were contended. */
+static bool filemap_watch_referenced(struct filemap_watch *watch,
+				     struct folio *folio,
+				     struct mem_cgroup *memcg, bool mlocked,
+				     int *referenced, unsigned long *vm_flags)
 {
-	pgoff_t first = folio->index;
-	pgoff_t last = folio_next_index(folio) - 1;
 	struct filemap_notifier *n;
-	struct filemap_watch *watch;
 	struct filemap_walk walk;
 	unsigned int asked = 0;
-	bool known = false;
 
-	watch = filemap_watch_get_for(folio->mapping, first, last);
-	if (!watch)
-		return true;
-
-	if (mlocked)
-		down_read(&watch->lock);
-	else if (!down_read_trylock(&watch->lock))
-		goto out;
-
-	for (n = filemap_walk_first(&walk, watch, first, last);
+	for (n = filemap_walk_first(&walk, watch, folio->index,
+				    folio_next_index(folio) - 1);
 	     n && !(*vm_flags & VM_LOCKED) && asked++ < FILEMAP_ASK_AT_MOST;
 	     n = filemap_walk_next(&walk)) {
 		struct address_space *mapping = n->sub->mapping;
-		pgoff_t from = filemap_notifier_first(n, first);
-		pgoff_t to = filemap_notifier_last(n, last);
+		pgoff_t from = filemap_notifier_first(n, walk.first);
+		pgoff_t to = filemap_notifier_last(n, walk.last);
 		struct vm_area_struct *vma;
 
 		if (!mapping)
@@ -757,7 +837,7 @@ bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
 		if (mlocked)
 			i_mmap_lock_read(mapping);
 		else if (!i_mmap_trylock_read(mapping))
-			goto out_unlock;
+			return false;
 
 		vma_interval_tree_foreach(vma, &mapping->i_mmap, from, to) {
 			pgoff_t start = max(from, vma->vm_pgoff);
@@ -779,12 +859,87 @@ bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
 		i_mmap_unlock_read(mapping);
 		cond_resched();
 	}
-	known = true;
-out_unlock:
-	up_read(&watch->lock);
-out:
-	filemap_watch_put(watch);
+	return true;
+}
+
+/**
+ * __filemap_referenced() - filemap_referenced() for a folio of a watched file
+ * @folio: a locked folio
+ * @memcg: as for filemap_referenced()
+ * @referenced: as for filemap_referenced()
+ * @vm_flags: as for filemap_referenced()
+ *
+ * Context: As filemap_referenced().
+ * Return: false if locks were contended.
+ */
+bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
+			  int *referenced, unsigned long *vm_flags)
+{
+	struct filemap_watch *watch;
+	bool known;
+
+	watch = filemap_watch_lock(folio->mapping, folio->index,
+				   folio_next_index(folio) - 1, false);
+	if (IS_ERR_OR_NULL(watch))
+		return !watch;
+	known = filemap_watch_referenced(watch, folio, memcg, false, referenced,
+					 vm_flags);
+	filemap_watch_unlock(watch);
 	return known;
+}
+
+/**
+ * __filemap_try_unmap_folio() - filemap_try_unmap_folio() for a folio of a
+ * watched file
+ * @folio: a locked folio
+ * @ignore_mlock: as for filemap_try_unmap_folio()
+ *
+ * Context: As filemap_try_unmap_folio().
+ * Return: As filemap_try_unmap_folio().
+ */
+bool __filemap_try_unmap_folio(struct folio *folio, bool ignore_mlock)
+{
+	pgoff_t first = folio->index, last = folio_next_index(folio) - 1;
+	struct filemap_watch *watch;
+	unsigned long vm_flags = 0;
+	int referenced = 0;
+
+	watch = filemap_watch_lock(folio->mapping, first, last, true);
+	if (!watch)
+		return true;
+	if (!ignore_mlock)
+		filemap_watch_referenced(watch, folio, NULL, true, &referenced,
+					 &vm_flags);
+	if (!(vm_flags & VM_LOCKED))
+		filemap_watch_unmap(watch, first, last);
+	filemap_watch_unlock(watch);
+	return !(vm_flags & VM_LOCKED);
+}
+
+/**
+ * filemap_pin_folio() - pin a folio that the page cache has for a device
+ * @mapping: the page cache
+ * @index: page cache index
+ *
+ * What memfd_pin_folios() does for a range takes twice as long for one page.
+ *
+ * Context: Process context.
+ * Return: The folio, to be released by unpin_folio(). NULL if it is not there,
+ * has no contents yet, or is where it must not stay for long: see
+ * memfd_pin_folios().
+ */
+struct folio *filemap_pin_folio(struct address_space *mapping, pgoff_t index)
+{
+	struct folio *folio = filemap_get_folio(mapping, index), *pinned = NULL;
+
+	if (IS_ERR(folio))
+		return NULL;
+	/* A reference is enough to keep it where it is seen to be. */
+	if (folio_test_uptodate(folio) && folio_is_longterm_pinnable(folio) &&
+	    !try_grab_folio(folio, 1, FOLL_PIN))
+		pinned = folio;
+	folio_put(folio);
+	return pinned;
 }
 
 /**
@@ -811,27 +966,6 @@ void filemap_wait_unlocked(struct address_space *mapping, pgoff_t index)
 		folio_put(folio);
 }
 
-/**
- * filemap_fits_pmd() - whether a huge page could be mapped around a fault
- * @vmf: the fault, in a vma whose pages are those of the subscriber
- * @n: the interval with the page of the fault
- *
- * Return: true if @n has all pages that the fault's pmd covers, each where a
- * huge page would have it, and the vma has all of the pmd.
- */
-bool filemap_fits_pmd(struct vm_fault *vmf, const struct filemap_notifier *n)
-{
-	pgoff_t index = filemap_notifier_index(n, vmf->pgoff);
-	pgoff_t first = ALIGN_DOWN(index, PTRS_PER_PTE);
-
-	/* Zapping takes any huge pmd of a mixed vma for one without rmap. */
-	return !(vmf->vma->vm_flags & VM_MIXEDMAP) &&
-	       n->it.start <= first && first + PTRS_PER_PTE - 1 <= n->it.last &&
-	       pte_index(vmf->address) == index - first &&
-	       thp_vma_suitable_order(vmf->vma, vmf->address & PMD_MASK,
-				      PMD_ORDER);
-}
-
 /* How many pages of the file may be mapped. */
 static unsigned long filemap_nr_pages(struct address_space *mapping)
 {
@@ -852,7 +986,7 @@ filemap_try_folio(struct xa_state *xas, void *entry,
 	if (!folio || xa_is_value(folio) || folio_test_locked(folio) ||
 	    !folio_try_get(folio))
 		return NULL;
-	/* Has it moved or been split? */
+	/* Not to be touched if it is no longer the file's, or was split. */
 	if (unlikely(folio != xas_reload(xas)) || !folio_trylock(folio))
 		goto put;
 	if (likely(folio->mapping == mapping && folio_test_uptodate(folio)))
@@ -863,29 +997,23 @@ put:
 	return NULL;
 }
 
-/*
- * What folio_add_file_rmap_pte() and set_pte_range() do for each page takes half
- * of the time in updates of the same counter: here it is done once for many.
- */
-struct filemap_batch {
-	struct folio *folio;		/* one of those that are counted */
-	struct mem_cgroup *memcg;	/* of all of them, and their node */
-	int nid;
-	int nr_mapped;
+/* What filemap_map_around() is doing. All of it fits into registers. */
+struct filemap_around {
+	pte_t *pte;			/* of the subscriber's page @at */
+	pgoff_t at;
+	pgoff_t end;			/* go on after it while pages are there */
+	unsigned long addr;		/* of @at */
+	struct filemap_subscription *sub;	/* of the interval with @at */
+	struct address_space *mapping;	/* of @sub */
+	unsigned long nr_in_file;	/* of @mapping */
+	struct file_mapped mapped;
 	int nr_ptes;
 };
 
-static void filemap_batch_count(struct filemap_batch *batch)
-{
-	if (batch->nr_mapped)
-		__lruvec_stat_mod_folio(batch->folio, NR_FILE_MAPPED,
-					batch->nr_mapped);
-	batch->nr_mapped = 0;
-}
-
 /* Map a small folio. Takes over the lock and the reference. */
-static void filemap_map_small(struct vm_fault *vmf, struct folio *folio,
-			      unsigned long addr, struct filemap_batch *batch)
+static __always_inline void filemap_map_small(struct vm_fault *vmf,
+					      struct filemap_around *around,
+					      struct folio *folio)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	pte_t pte = mk_pte(&folio->page, vma->vm_page_prot);
@@ -896,39 +1024,27 @@ static void filemap_map_small(struct vm_fault *vmf, struct folio *folio,
 		return;
 	}
 	flush_icache_pages(vma, &folio->page, 1);
-	if (addr != vmf->address && arch_wants_old_prefaulted_pte())
+	if (around->addr != vmf->address && arch_wants_old_prefaulted_pte())
 		pte = pte_mkold(pte);
 	else
 		pte = pte_sw_mkyoung(pte);
-
-	if (atomic_inc_and_test(&folio->_mapcount)) {
-		struct mem_cgroup *memcg = folio_memcg(folio);
-
-		if (memcg != batch->memcg || folio_nid(folio) != batch->nid) {
-			filemap_batch_count(batch);
-			batch->memcg = memcg;
-			batch->nid = folio_nid(folio);
-		}
-		batch->folio = folio;
-		batch->nr_mapped++;
-	}
-	mlock_vma_folio(folio, vma);
-	set_pte_at(vma->vm_mm, addr, vmf->pte, pte);
-	update_mmu_cache_range(vmf, vma, addr, vmf->pte, 1);
-	batch->nr_ptes++;
+	folio_add_small_file_rmap(folio, vma, &around->mapped);
+	set_pte_at(vma->vm_mm, around->addr, around->pte, pte);
+	update_mmu_cache_range(vmf, vma, around->addr, around->pte, 1);
+	around->nr_ptes++;
 	folio_unlock(folio);
 }
 
 /*
  * Map @nr pages of a large folio, from the one that @page is, where nothing is
- * mapped yet. Takes over the lock and the reference.
+ * mapped yet. Takes over the lock and the reference. Returns how many.
  */
-static void filemap_map_large(struct vm_fault *vmf, struct folio *folio,
-			      struct page *page, unsigned long nr,
-			      unsigned long addr, struct filemap_batch *batch)
+static int filemap_map_large(struct vm_fault *vmf, struct folio *folio,
+			     struct page *page, unsigned long nr, pte_t *pte,
+			     unsigned long addr)
 {
 	unsigned long i = 0, count;
-	pte_t *pte = vmf->pte;
+	int nr_ptes = 0;
 
 	while (i < nr) {
 		for (count = 0; i + count < nr; count++) {
@@ -941,13 +1057,71 @@ static void filemap_map_large(struct vm_fault *vmf, struct folio *folio,
 			folio_ref_add(folio, count);
 			set_pte_range(vmf, folio, page + i, count,
 				      addr + (i << PAGE_SHIFT));
-			batch->nr_ptes += count;
+			nr_ptes += count;
 		}
 		i += count + 1;
 	}
-	vmf->pte = pte;
 	folio_unlock(folio);
 	folio_put(folio);
+	return nr_ptes;
+}
+
+/*
+ * Map the pages of @n up to @last. Returns false if there is no need to go on.
+ */
+static __always_inline bool filemap_map_run(struct vm_fault *vmf,
+					    struct filemap_around *around,
+					    struct xa_state *xas,
+					    const struct filemap_notifier *n,
+					    pgoff_t last)
+{
+	pgoff_t index = filemap_notifier_index(n, around->at);
+	struct folio *folio;
+	void *entry = NULL;
+	unsigned long nr;
+
+	if (index < around->nr_in_file) {
+		xas_set(xas, index);
+		entry = xas_load(xas);
+	}
+	while (true) {
+		nr = 1;
+		folio = NULL;
+		if (pte_none(ptep_get(around->pte)))
+			folio = filemap_try_folio(xas, entry, around->mapping);
+		if (!folio) {
+			if (around->at > around->end)
+				return false;
+		} else if (!folio_test_large(folio)) {
+			filemap_map_small(vmf, around, folio);
+		} else {
+			/* What is beyond the end may stay in it. */
+			around->nr_in_file = filemap_nr_pages(around->mapping);
+			nr = min3(folio_next_index(folio) - index,
+				  last - around->at + 1,
+				  around->nr_in_file -
+				  min(around->nr_in_file, index));
+			around->nr_ptes +=
+				filemap_map_large(vmf, folio,
+						  folio_file_page(folio, index),
+						  nr, around->pte, around->addr);
+			nr = max(nr, 1UL);
+		}
+		around->at += nr;
+		around->addr += nr << PAGE_SHIFT;
+		around->pte += nr;
+		if (around->at > last)
+			return true;
+		index += nr;
+		if (index >= around->nr_in_file) {
+			entry = NULL;
+		} else if (entry && nr == 1) {
+			entry = xas_next_entry(xas, index);
+		} else {
+			xas_set(xas, index);
+			entry = xas_load(xas);
+		}
+	}
 }
 
 /**
@@ -967,7 +1141,7 @@ vm_fault_t filemap_map_huge(struct vm_fault *vmf,
 	vm_fault_t ret = VM_FAULT_FALLBACK;
 	struct folio *folio;
 
-	if (index >= filemap_nr_pages(mapping))
+	if (index >= DIV_ROUND_UP(i_size_read(mapping->host), PAGE_SIZE))
 		return 0;
 	folio = filemap_try_folio(&xas, xas_load(&xas), mapping);
 	if (!folio)
@@ -1000,76 +1174,35 @@ vm_fault_t filemap_map_around(struct vm_fault *vmf,
 			      pgoff_t end, pgoff_t last)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	pgoff_t fault = linear_page_index(vma, vmf->address), at = start;
-	unsigned long addr = vmf->address - ((fault - start) << PAGE_SHIFT);
-	struct address_space *mapping = NULL;
-	struct filemap_batch batch = {};
-	unsigned long nr, nr_in_file = 0;
+	pgoff_t fault = linear_page_index(vma, vmf->address);
+	struct filemap_around around = {
+		.at = start,
+		.end = end,
+		.addr = vmf->address - ((fault - start) << PAGE_SHIFT),
+	};
 	XA_STATE(xas, NULL, 0);
 	vm_fault_t ret;
 	pte_t *pte;
 
 	if (pmd_none(*vmf->pmd) && vmf->prealloc_pte)
 		pmd_install(vma->vm_mm, vmf->pmd, &vmf->prealloc_pte);
-	pte = pte_offset_map_lock(vma->vm_mm, vmf->pmd, addr, &vmf->ptl);
+	pte = pte_offset_map_lock(vma->vm_mm, vmf->pmd, around.addr, &vmf->ptl);
 	if (!pte)
 		return 0;
 
-	for (vmf->pte = pte; at <= last; n++) {
-		pgoff_t run_last = min(last, n->pgoff + n->it.last - n->it.start);
-		pgoff_t index = filemap_notifier_index(n, at);
-		void *entry = NULL;
-
-		if (mapping != n->sub->watch->mapping) {
-			mapping = n->sub->watch->mapping;
-			xas.xa = &mapping->i_pages;
-			nr_in_file = filemap_nr_pages(mapping);
+	for (around.pte = pte; around.at <= last; n++) {
+		if (around.sub != n->sub) {
+			around.sub = n->sub;
+			around.mapping = n->sub->watch->mapping;
+			around.nr_in_file = filemap_nr_pages(around.mapping);
+			xas.xa = &around.mapping->i_pages;
 		}
-		if (index < nr_in_file) {
-			xas_set(&xas, index);
-			entry = xas_load(&xas);
-		}
-		while (true) {
-			struct folio *folio = NULL;
-
-			nr = 1;
-			if (pte_none(ptep_get(vmf->pte)))
-				folio = filemap_try_folio(&xas, entry, mapping);
-			if (!folio) {
-				if (at > end)
-					goto out;
-			} else if (!folio_test_large(folio)) {
-				filemap_map_small(vmf, folio, addr, &batch);
-			} else {
-				/* What is beyond the end may stay in it. */
-				nr_in_file = filemap_nr_pages(mapping);
-				nr = min3(folio_next_index(folio) - index,
-					  run_last - at + 1,
-					  nr_in_file - min(nr_in_file, index));
-				filemap_map_large(vmf, folio,
-						  folio_file_page(folio, index),
-						  nr, addr, &batch);
-				nr = max(nr, 1UL);
-			}
-			at += nr;
-			addr += nr << PAGE_SHIFT;
-			vmf->pte += nr;
-			if (at > run_last)
-				break;
-			index += nr;
-			if (index >= nr_in_file) {
-				entry = NULL;
-			} else if (entry && nr == 1) {
-				entry = xas_next_entry(&xas, index);
-			} else {
-				xas_set(&xas, index);
-				entry = xas_load(&xas);
-			}
-		}
+		if (!filemap_map_run(vmf, &around, &xas, n,
+				     min(last, n->pgoff + n->it.last - n->it.start)))
+			break;
 	}
-out:
-	filemap_batch_count(&batch);
-	add_mm_counter(vma->vm_mm, MM_SHMEMPAGES, batch.nr_ptes);
+	file_mapped_count(&around.mapped);
+	add_mm_counter(vma->vm_mm, MM_SHMEMPAGES, around.nr_ptes);
 	ret = pte_present(ptep_get(pte + (fault - start))) ? VM_FAULT_NOPAGE : 0;
 	pte_unmap_unlock(pte, vmf->ptl);
 	return ret;

@@ -274,7 +274,9 @@ static void many_ranges_test(struct kunit *test)
 	for (i = 0; i < 2 * nr; i++)
 		n[i] = notifier(i % 2 ? a : b, 0, 0, i / 2);
 
-	filemap_notifiers_add(n, 2 * nr);
+	/* twice, so that some are moved to a larger table */
+	filemap_notifiers_add(n, nr / 10);
+	filemap_notifiers_add(n + nr / 10, 2 * nr - nr / 10);
 	filemap_notify_unmap(file->f_mapping, 0, 0);
 	KUNIT_EXPECT_LT(test, a->nr_unmaps + b->nr_unmaps, nr);
 	KUNIT_EXPECT_NULL(test, memchr(a->covered, 0, nr));
@@ -283,6 +285,50 @@ static void many_ranges_test(struct kunit *test)
 	filemap_notifiers_remove(n, 2 * nr);
 	filemap_unsubscribe(&a->sub);
 	filemap_unsubscribe(&b->sub);
+}
+
+/* Pages that are next to each other in a subscriber are unmapped in one go. */
+static void compact_test(struct kunit *test)
+{
+	const unsigned int nr = 16;
+	struct file *file = new_file(test, 64);
+	struct subscriber *s = new_subscriber(test, file);
+	struct subscriber *other = new_subscriber(test, file);
+	struct filemap_notifier n[16], more;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		n[i] = notifier(s, i, i, 100 + i * 7 % nr);
+	filemap_notifiers_add(n, nr);
+	filemap_notify_unmap(file->f_mapping, 0, nr - 1);
+	KUNIT_EXPECT_EQ(test, s->nr_unmaps, 1);
+	expect_call(test, s, 0, 100, 115);
+	/* 100 and 107: not those between them */
+	filemap_notify_unmap(file->f_mapping, 0, 1);
+	KUNIT_EXPECT_EQ(test, s->nr_unmaps, 3);
+
+	/* of two subscribers: one by one */
+	more = notifier(other, 40, 47, 0);
+	filemap_notifiers_add(&more, 1);
+	filemap_notify_unmap(file->f_mapping, 0, 40);
+	KUNIT_EXPECT_EQ(test, s->nr_unmaps, 3 + nr);
+	KUNIT_EXPECT_EQ(test, other->nr_unmaps, 1);
+	expect_call(test, other, 0, 0, 0);
+	filemap_notifiers_remove(&more, 1);
+	filemap_notifiers_remove(n, nr);
+
+	/* all but one of what lies between */
+	s->nr_unmaps = 0;
+	for (i = 0; i < nr; i++)
+		n[i] = notifier(s, i, i, i + i / 8);
+	filemap_notifiers_add(n, nr);
+	filemap_notify_unmap(file->f_mapping, 0, ULONG_MAX);
+	KUNIT_ASSERT_EQ(test, s->nr_unmaps, nr);
+	for (i = 0; i < nr; i++)
+		KUNIT_EXPECT_EQ(test, s->unmaps[i].first, s->unmaps[i].last);
+	filemap_notifiers_remove(n, nr);
+	filemap_unsubscribe(&s->sub);
+	filemap_unsubscribe(&other->sub);
 }
 
 /* Files do not hear of each other, and are watched only while they must be. */
@@ -513,6 +559,7 @@ static struct kunit_case filemap_notifier_cases[] = {
 	KUNIT_CASE(overlap_test),
 	KUNIT_CASE(bulk_test),
 	KUNIT_CASE(many_ranges_test),
+	KUNIT_CASE(compact_test),
 	KUNIT_CASE(many_files_test),
 	KUNIT_CASE(shared_watch_test),
 	KUNIT_CASE(removal_during_walk_test),

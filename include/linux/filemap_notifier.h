@@ -9,6 +9,7 @@
 #define _LINUX_FILEMAP_NOTIFIER_H
 
 #include <linux/interval_tree.h>
+#include <linux/jump_label.h>
 #include <linux/pagemap.h>
 
 struct filemap_subscription;
@@ -139,6 +140,28 @@ static inline pgoff_t filemap_notifier_index(const struct filemap_notifier *n,
 	return n->it.start + (pgoff - n->pgoff);
 }
 
+/**
+ * filemap_fits_pmd() - whether a huge page could be mapped around a fault
+ * @vmf: the fault, in a vma whose pages are those of the subscriber
+ * @n: the interval with the page of the fault
+ *
+ * Return: true if @n has all pages that the fault's pmd covers, each where a
+ * huge page would have it, and the vma has all of the pmd.
+ */
+static inline bool filemap_fits_pmd(struct vm_fault *vmf,
+				    const struct filemap_notifier *n)
+{
+	pgoff_t index = filemap_notifier_index(n, vmf->pgoff);
+	pgoff_t first = ALIGN_DOWN(index, PTRS_PER_PTE);
+
+	/* Zapping takes any huge pmd of a mixed vma for one without rmap. */
+	return !(vmf->vma->vm_flags & VM_MIXEDMAP) &&
+	       n->it.start <= first && first + PTRS_PER_PTE - 1 <= n->it.last &&
+	       pte_index(vmf->address) == index - first &&
+	       thp_vma_suitable_order(vmf->vma, vmf->address & PMD_MASK,
+				      PMD_ORDER);
+}
+
 #ifdef CONFIG_FILEMAP_NOTIFIER
 
 int filemap_subscribe(struct filemap_subscription *sub,
@@ -147,8 +170,8 @@ int filemap_subscribe(struct filemap_subscription *sub,
 void filemap_unsubscribe(struct filemap_subscription *sub);
 void filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr);
 void filemap_notifiers_remove(struct filemap_notifier *notifiers, size_t nr);
+struct folio *filemap_pin_folio(struct address_space *mapping, pgoff_t index);
 void filemap_wait_unlocked(struct address_space *mapping, pgoff_t index);
-bool filemap_fits_pmd(struct vm_fault *vmf, const struct filemap_notifier *n);
 vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 			     const struct filemap_notifier *n);
 vm_fault_t filemap_map_huge(struct vm_fault *vmf,
@@ -164,12 +187,28 @@ int __filemap_notify_discard_begin(struct address_space *mapping, loff_t start,
 void __filemap_notify_discard_end(struct address_space *mapping, loff_t start,
 				  loff_t end);
 bool __filemap_referenced(struct folio *folio, struct mem_cgroup *memcg,
-			  bool mlocked, int *referenced,
-			  unsigned long *vm_flags);
+			  int *referenced, unsigned long *vm_flags);
+bool __filemap_try_unmap_folio(struct folio *folio, bool ignore_mlock);
+
+DECLARE_STATIC_KEY_FALSE(filemap_watched);
 
 static inline bool mapping_watched(struct address_space *mapping)
 {
-	return unlikely(test_bit(AS_WATCHED, &mapping->flags));
+	return static_branch_unlikely(&filemap_watched) &&
+	       test_bit(AS_WATCHED, &mapping->flags);
+}
+
+static inline bool mapping_discarded(struct address_space *mapping)
+{
+	return static_branch_unlikely(&filemap_watched) &&
+	       test_bit(AS_DISCARDED, &mapping->flags);
+}
+
+static inline bool folio_watched(struct folio *folio)
+{
+	return static_branch_unlikely(&filemap_watched) &&
+	       !folio_test_anon(folio) && folio->mapping &&
+	       test_bit(AS_WATCHED, &folio->mapping->flags);
 }
 
 #else
@@ -191,14 +230,30 @@ static inline void __filemap_notify_discard_end(struct address_space *mapping,
 }
 
 static inline bool __filemap_referenced(struct folio *folio,
-					struct mem_cgroup *memcg, bool mlocked,
+					struct mem_cgroup *memcg,
 					int *referenced,
 					unsigned long *vm_flags)
 {
 	return true;
 }
 
+static inline bool __filemap_try_unmap_folio(struct folio *folio,
+					     bool ignore_mlock)
+{
+	return true;
+}
+
 static inline bool mapping_watched(struct address_space *mapping)
+{
+	return false;
+}
+
+static inline bool mapping_discarded(struct address_space *mapping)
+{
+	return false;
+}
+
+static inline bool folio_watched(struct folio *folio)
 {
 	return false;
 }
@@ -230,9 +285,9 @@ static inline void filemap_notify_unmap(struct address_space *mapping,
  */
 static inline void filemap_notify_unmap_folio(struct folio *folio)
 {
-	if (!folio_test_anon(folio) && folio->mapping)
-		filemap_notify_unmap(folio->mapping, folio->index,
-				     folio_next_index(folio) - 1);
+	if (folio_watched(folio))
+		__filemap_notify_unmap(folio->mapping, folio->index,
+				       folio_next_index(folio) - 1);
 }
 
 /**
@@ -267,7 +322,7 @@ static inline int filemap_notify_discard_begin(struct address_space *mapping,
 static inline void filemap_notify_discard_end(struct address_space *mapping,
 					      loff_t start, loff_t end)
 {
-	if (mapping_watched(mapping))
+	if (mapping_discarded(mapping))
 		__filemap_notify_discard_end(mapping, start, end);
 }
 
@@ -285,29 +340,25 @@ static inline bool filemap_referenced(struct folio *folio,
 				      struct mem_cgroup *memcg, int *referenced,
 				      unsigned long *vm_flags)
 {
-	if (folio_test_anon(folio) || !folio->mapping ||
-	    !mapping_watched(folio->mapping))
-		return true;
-	return __filemap_referenced(folio, memcg, false, referenced, vm_flags);
+	if (folio_watched(folio))
+		return __filemap_referenced(folio, memcg, referenced, vm_flags);
+	return true;
 }
 
 /**
- * filemap_mlocked() - does a subscriber's vma keep the folio?
+ * filemap_try_unmap_folio() - a folio is to be unmapped, unless vmas keep it
  * @folio: a locked folio, of a file or not
+ * @ignore_mlock: unmap it also where it is mlocked
  *
- * Context: May sleep. May be called from reclaim.
- * Return: true if the folio is mapped in a VM_LOCKED vma of a subscriber.
+ * Context: As filemap_notify_unmap_folio(). May be called from reclaim.
+ * Return: false if a VM_LOCKED vma of a subscriber keeps the folio.
  */
-static inline bool filemap_mlocked(struct folio *folio)
+static inline bool filemap_try_unmap_folio(struct folio *folio,
+					   bool ignore_mlock)
 {
-	unsigned long vm_flags = 0;
-	int referenced = 0;
-
-	if (folio_test_anon(folio) || !folio->mapping ||
-	    !mapping_watched(folio->mapping))
-		return false;
-	__filemap_referenced(folio, NULL, true, &referenced, &vm_flags);
-	return vm_flags & VM_LOCKED;
+	if (folio_watched(folio))
+		return __filemap_try_unmap_folio(folio, ignore_mlock);
+	return true;
 }
 
 #endif /* _LINUX_FILEMAP_NOTIFIER_H */
