@@ -612,6 +612,13 @@ static long memfd_dmabuf_pin_folios(struct file *file, pgoff_t index,
 	struct folio *folio;
 	pgoff_t offset;
 
+	/* For a few pages, memfd_pin_folios() takes longer than they do. */
+	if (last - index < 4) {
+		folios[0] = filemap_pin_folio(file->f_mapping, index);
+		if (folios[0])
+			return 1;
+	}
+
 	if (is_file_hugepages(file)) {
 		/* memfd_pin_folios() would take a page others have reserved. */
 		folio = memfd_dmabuf_get_folio(file, index, alloc);
@@ -1184,12 +1191,13 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 				   const struct memfd_dmabuf_range *ranges,
 				   unsigned int count, u64 size_limit)
 {
-	const struct memfd_dmabuf_range *range, *end = ranges + count;
 	struct filemap_subscription *sub = NULL;
 	struct filemap_notifier *runs, *run;
 	struct memfd_dmabuf_file *backing;
+	pgoff_t next = ULONG_MAX;
 	u64 size = 0, file_end = 0;
-	int fd = -1;
+	unsigned int i;
+	s64 fd = S64_MAX;
 
 	size_limit = min_t(u64, size_limit, SIZE_MAX & PAGE_MASK);
 	if (count > INT_MAX / sizeof(*runs))
@@ -1200,11 +1208,12 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 	buf->runs = runs;
 
 	run = runs;
-	for (range = ranges; range < end; range++) {
+	for (i = 0; i < count; i++) {
+		const struct memfd_dmabuf_range *range = &ranges[i];
 		pgoff_t first = range->offset >> PAGE_SHIFT;
 		pgoff_t nr = range->size >> PAGE_SHIFT;
 
-		if ((range - ranges) % 1024 == 0) {
+		if (i % 1024 == 0) {
 			if (fatal_signal_pending(current))
 				return -EINTR;
 			cond_resched();
@@ -1212,11 +1221,13 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 
 		if (range->reserved)
 			return -EINVAL;
-		if (!sub || range->fd != fd) {
+		if (range->fd != fd) {
 			fd = range->fd;
 			backing = memfd_dmabuf_get_backing(buf, fd);
 			if (IS_ERR(backing))
 				return PTR_ERR(backing);
+			if (sub != &backing->sub)
+				next = ULONG_MAX;
 			sub = &backing->sub;
 			file_end = end_of_file(backing->file);
 		}
@@ -1227,8 +1238,7 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 		if (range->size > size_limit - size)
 			return -E2BIG;
 
-		if (size && run[-1].sub == sub &&
-		    run[-1].it.last + 1 == first) {
+		if (first == next) {
 			run[-1].it.last += nr;
 		} else {
 			run->it.start = first;
@@ -1237,6 +1247,7 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 			run->pgoff = size >> PAGE_SHIFT;
 			run++;
 		}
+		next = first + nr;
 		size += range->size;
 	}
 	buf->size = size;
