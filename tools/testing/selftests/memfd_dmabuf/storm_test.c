@@ -773,4 +773,60 @@ TEST_F_TIMEOUT(storm, mmu_notifier_registration, 3600)
 	munmap(area, 3 * size);
 }
 
+/*
+ * The only buffer of a file comes and goes, or comes to nothing, while all of
+ * the file is thrown away: who looks for subscribers finds the last one leaving.
+ */
+static void *first_and_last(void *arg)
+{
+	const int *fds = arg;
+	struct memfd_dmabuf_range r[] = {
+		range(fds[1], 0, 8), range(fds[1], 16, 8),
+	};
+
+	for (unsigned int i = 0; i % 64 || more(0); i++) {
+		int buf;
+
+		r[1].reserved = i % 2;
+		buf = create(fds[0], r, 2);
+		if (buf >= 0)
+			close(buf);
+		/* or it is being truncated */
+		else if (buf != -EINVAL)
+			error("create", 0, -buf);
+	}
+	return NULL;
+}
+
+static void *emptier(void *arg)
+{
+	const int *fds = arg;
+
+	for (unsigned int i = 0; i % 64 || more(1); i++) {
+		if (ftruncate(fds[1], 0) || ftruncate(fds[1], 32 * PAGE))
+			error("ftruncate", 0, errno);
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(storm, first_and_last, 3600)
+{
+	int fds[2] = { storm->dev, new_memfd(32) };
+	pthread_t threads[4];
+
+	ASSERT_LE(0, fds[1]);
+	storm->end = time(NULL) + (storm_seconds() + 3) / 4;
+	for (int i = 0; i < 4; i++) {
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL,
+					    i % 2 ? emptier : first_and_last,
+					    fds));
+	}
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	EXPECT_EQ(0, storm->errors);
+	EXPECT_LT(1, storm->rounds[0]);
+	EXPECT_LT(1, storm->rounds[1]);
+	close(fds[1]);
+}
+
 TEST_HARNESS_MAIN
