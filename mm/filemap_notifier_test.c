@@ -103,8 +103,7 @@ static const struct filemap_notifier_ops test_ops = {
 
 static void put_file(void *file)
 {
-	fput(file);
-	flush_delayed_fput();
+	__fput_sync(file);
 }
 
 static struct file *new_file(struct kunit *test, unsigned long nr_pages)

@@ -68,9 +68,10 @@ struct importer {
 
 /* Files */
 
+/* Now: a work that was started before may be about to put it, and take long. */
 static void put_file(void *file)
 {
-	fput(file);
+	__fput_sync(file);
 	flush_delayed_fput();
 }
 
@@ -205,8 +206,7 @@ out:
 
 static void put_buffer(void *dmabuf)
 {
-	dma_buf_put(dmabuf);
-	flush_delayed_fput();
+	put_file(((struct dma_buf *)dmabuf)->file);
 }
 
 static struct dma_buf *new_buffer(struct kunit *test, u32 flags,
