@@ -598,7 +598,8 @@ static pgoff_t filemap_notifier_last(const struct filemap_notifier *n,
 /*
  * Pages that are next to each other for a subscriber, though not in the file:
  * returns true if all notifiers with pages from @first to @last are of one
- * subscription and their pages are those from @from to @to, all of them.
+ * subscription and their pages are those from @from to @to, all of them. Does
+ * not look at more than are unmapped one by one.
  */
 static bool filemap_watch_is_compact(struct filemap_watch *watch, pgoff_t first,
 				     pgoff_t last, pgoff_t *from, pgoff_t *to)
@@ -607,6 +608,7 @@ static bool filemap_watch_is_compact(struct filemap_watch *watch, pgoff_t first,
 	unsigned long nr_pages = 0;
 	struct filemap_notifier *n;
 	struct filemap_walk walk;
+	unsigned int nr = 0;
 
 	*from = ULONG_MAX;
 	*to = 0;
@@ -615,7 +617,7 @@ static bool filemap_watch_is_compact(struct filemap_watch *watch, pgoff_t first,
 		pgoff_t start = filemap_notifier_first(n, first);
 		pgoff_t end = filemap_notifier_last(n, last);
 
-		if (sub && n->sub != sub)
+		if ((sub && n->sub != sub) || nr++ == FILEMAP_UNMAP_AT_MOST)
 			return false;
 		sub = n->sub;
 		*from = min(*from, start);
@@ -690,10 +692,10 @@ static void filemap_discard_done(struct filemap_watch *watch)
 static noinline int filemap_watch_discard(struct filemap_watch *watch,
 					  pgoff_t first, pgoff_t last)
 {
+	struct address_space *mapping = watch->mapping;
 	struct filemap_subscription *sub;
 	struct filemap_notifier *n;
 	struct filemap_walk walk;
-	struct address_space *mapping = watch->mapping;
 	int ret = 0;
 
 	for (n = filemap_walk_first(&walk, watch, first, last); n;
@@ -702,7 +704,7 @@ static noinline int filemap_watch_discard(struct filemap_watch *watch,
 		if (!sub->discarding && sub->ops->get && sub->ops->get(sub)) {
 			WRITE_ONCE(sub->discarding, true);
 			list_add_tail(&sub->discards, &watch->discards);
-			set_bit(AS_DISCARDED, &watch->mapping->flags);
+			set_bit(AS_DISCARDED, &mapping->flags);
 		}
 	}
 	filemap_watch_unlock(watch);
