@@ -68,7 +68,10 @@ struct importer {
 
 /* Files */
 
-/* Now: a work that was started before may be about to put it, and take long. */
+/*
+ * Gone when it returns. After fput() it need not be: flush_delayed_fput() does
+ * not wait for a work that has taken the file from the list.
+ */
 static void put_file(void *file)
 {
 	__fput_sync(file);
