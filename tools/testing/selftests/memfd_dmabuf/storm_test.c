@@ -210,8 +210,8 @@ static void *truncater(void *arg)
 		unsigned int size = SAFE_PAGES * PAGE + rand_r(&seed) %
 			((FILE_PAGES - SAFE_PAGES) * PAGE);
 
-		if (storm->hugetlb)
-			size -= size % (HUGE_PAGES * PAGE);
+		/* check_page() looks at words, so none is cut in two */
+		size -= size % (storm->hugetlb ? HUGE_PAGES * PAGE : 8);
 		ftruncate(storm->memfd, size);
 		ftruncate(storm->memfd, FILE_PAGES * PAGE);
 	}
