@@ -862,13 +862,16 @@ static long held(void)
 static void hold(const char *step, struct source s, enum who who)
 {
 	struct figure *f = figure("memory", names[who], step);
-	static int fds[512];
-	int nr = s.count > 1 ? 8 : 512;
+	static int fds[8192];
+	int nr = 8;
+
+	/* So many that it does not matter which slabs were there. */
+	if (s.count == 1)
+		nr = who == UDMABUF ? 512 : 8192;
 
 	for_each_rep(5) {
 		long before = held();
 
-		/* So many that it does not matter which slabs were there. */
 		for (int i = 0; i < nr; i++)
 			fds[i] = new_buffer(&s, who);
 		before = held() - before;
