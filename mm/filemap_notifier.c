@@ -135,8 +135,9 @@ static struct hlist_head *filemap_head(struct hlist_head *heads,
 }
 
 /* Returns false if the chain is too long. */
-static bool filemap_hash(struct filemap_notifier *n, struct hlist_head *heads,
-			 unsigned int bits)
+static __always_inline bool filemap_hash(struct filemap_notifier *n,
+					 struct hlist_head *heads,
+					 unsigned int bits)
 {
 	struct hlist_head *head = filemap_head(heads, bits,
 					       filemap_chunk(n->it.start));
@@ -445,14 +446,11 @@ static void filemap_watch_grow(struct filemap_watch *watch, size_t nr)
 
 	down_write(&watch->lock);
 	if (bits > watch->bits) {
+		/* Chains are split, so that none of them gets too long. */
 		for (i = 0; i < 1UL << watch->bits; i++) {
 			hlist_for_each_entry_safe(n, next, &watch->heads[i],
-						  hash) {
-				if (filemap_hash(n, heads, bits))
-					continue;
-				interval_tree_insert(&n->it, &watch->tree);
-				watch->nr_hashed--;
-			}
+						  hash)
+				filemap_hash(n, heads, bits);
 			cond_resched();
 		}
 		swap(watch->heads, heads);
