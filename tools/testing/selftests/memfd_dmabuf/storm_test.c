@@ -434,6 +434,20 @@ static void *onlooker(void *arg)
 	return arg;
 }
 
+/* A thread for each, until all are done. Returns how many could be started. */
+static int act(void *(*const what[])(void *), int nr, void *arg)
+{
+	pthread_t threads[16];
+	int started = 0;
+
+	while (started < nr && !pthread_create(&threads[started], NULL,
+					       what[started], arg))
+		started++;
+	for (int i = 0; i < started; i++)
+		pthread_join(threads[i], NULL);
+	return started;
+}
+
 FIXTURE(storm) {
 	pid_t child;
 };
@@ -517,7 +531,6 @@ TEST_F_TIMEOUT(storm, everything, 3600)
 		onlooker,
 	};
 	const int nr = sizeof(what) / sizeof(*what);
-	pthread_t threads[32];
 	int status;
 
 	storm->end = time(NULL) + storm_seconds();
@@ -532,11 +545,7 @@ TEST_F_TIMEOUT(storm, everything, 3600)
 		verify(nr, OWNED, own);
 		_exit(0);
 	}
-	for (int i = 0; i < nr; i++) {
-		ASSERT_EQ(0, pthread_create(&threads[i], NULL, what[i], NULL));
-	}
-	for (int i = 0; i < nr; i++)
-		pthread_join(threads[i], NULL);
+	ASSERT_EQ(nr, act(what, nr, NULL));
 	ASSERT_EQ(self->child, waitpid(self->child, &status, 0));
 	EXPECT_EQ(0, status);
 	EXPECT_EQ(0, storm->errors);
@@ -679,14 +688,9 @@ TEST_F_TIMEOUT(storm, importers, 3600)
 		0, 1, 2, 3, 4, 5, 6, 9, 16, 17, 18, 13,
 	};
 	const int nr = sizeof(what) / sizeof(*what);
-	pthread_t threads[16];
 
 	storm->end = time(NULL) + storm_seconds();
-	for (int i = 0; i < nr; i++) {
-		ASSERT_EQ(0, pthread_create(&threads[i], NULL, what[i], NULL));
-	}
-	for (int i = 0; i < nr; i++)
-		pthread_join(threads[i], NULL);
+	ASSERT_EQ(nr, act(what, nr, NULL));
 	EXPECT_EQ(0, storm->errors);
 	for (int i = 0; i < nr; i++) {
 		TH_LOG("actor %d: %lu rounds", rounds[i],
@@ -742,7 +746,6 @@ TEST_F_TIMEOUT(storm, mmu_notifier_registration, 3600)
 		vm_maker, reader, pager, puncher, splitter,
 	};
 	const int nr = sizeof(what) / sizeof(*what);
-	pthread_t threads[8];
 	char *area, *low, *high;
 	size_t size = FILE_PAGES * PAGE, huge = HUGE_PAGES * PAGE;
 
@@ -761,11 +764,7 @@ TEST_F_TIMEOUT(storm, mmu_notifier_registration, 3600)
 	ASSERT_EQ(area + 2 * size, high);
 
 	storm->end = time(NULL) + storm_seconds();
-	for (int i = 0; i < nr; i++) {
-		ASSERT_EQ(0, pthread_create(&threads[i], NULL, what[i], NULL));
-	}
-	for (int i = 0; i < nr; i++)
-		pthread_join(threads[i], NULL);
+	ASSERT_EQ(nr, act(what, nr, NULL));
 	EXPECT_EQ(0, storm->errors);
 	TH_LOG("%lu virtual machines, %lu punches", storm->rounds[0],
 	       storm->rounds[3]);
@@ -811,18 +810,14 @@ static void *emptier(void *arg)
 
 TEST_F_TIMEOUT(storm, first_and_last, 3600)
 {
+	void *(*const what[])(void *) = {
+		first_and_last, emptier, first_and_last, emptier,
+	};
 	int fds[2] = { storm->dev, new_memfd(32) };
-	pthread_t threads[4];
 
 	ASSERT_LE(0, fds[1]);
 	storm->end = time(NULL) + (storm_seconds() + 3) / 4;
-	for (int i = 0; i < 4; i++) {
-		ASSERT_EQ(0, pthread_create(&threads[i], NULL,
-					    i % 2 ? emptier : first_and_last,
-					    fds));
-	}
-	for (int i = 0; i < 4; i++)
-		pthread_join(threads[i], NULL);
+	ASSERT_EQ(4, act(what, 4, fds));
 	EXPECT_EQ(0, storm->errors);
 	EXPECT_LT(1, storm->rounds[0]);
 	EXPECT_LT(1, storm->rounds[1]);
