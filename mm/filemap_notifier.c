@@ -446,7 +446,10 @@ static void filemap_watch_grow(struct filemap_watch *watch, size_t nr)
 
 	down_write(&watch->lock);
 	if (bits > watch->bits) {
-		/* Chains are split, so that none of them gets too long. */
+		/*
+		 * hash_long() takes the upper bits: a chain is split, none are
+		 * joined, and so none gets too long.
+		 */
 		for (i = 0; i < 1UL << watch->bits; i++) {
 			hlist_for_each_entry_safe(n, next, &watch->heads[i],
 						  hash)

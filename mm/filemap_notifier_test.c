@@ -286,6 +286,42 @@ static void many_ranges_test(struct kunit *test)
 	filemap_unsubscribe(&b->sub);
 }
 
+/* Notifiers of a chain that was full are found in a larger table, each once. */
+static void larger_table_test(struct kunit *test)
+{
+	const unsigned int nr = 100, all = 2000;
+	struct file *file = new_file(test, all);
+	struct subscriber *s = new_subscriber(test, file);
+	struct filemap_notifier *n;
+	unsigned int i, wrong = 0;
+
+	n = kunit_kcalloc(test, all, sizeof(*n), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, n);
+	s->covered = kunit_kzalloc(test, 2 * all, GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, s->covered);
+	s->nr_covered = 2 * all;
+	/* four pages of one chunk, and then many chunks; one by one */
+	for (i = 0; i < all; i++)
+		n[i] = notifier(s, i < nr ? i % 4 : i, i < nr ? i % 4 : i, 2 * i);
+	filemap_notifiers_add(n, nr);
+	filemap_notifiers_add(n + nr, all - nr);
+
+	for (i = 0; i < 4; i++)
+		filemap_notify_unmap(file->f_mapping, i, i);
+	KUNIT_EXPECT_EQ(test, s->nr_unmaps, nr);
+	for (i = nr; i < all; i++)
+		filemap_notify_unmap(file->f_mapping, i, i);
+	KUNIT_EXPECT_EQ(test, s->nr_unmaps, all);
+	for (i = 0; i < 2 * all; i++)
+		wrong += s->covered[i] != !(i % 2);
+	KUNIT_EXPECT_EQ(test, wrong, 0);
+
+	filemap_notifiers_remove(n, all);
+	filemap_notify_unmap(file->f_mapping, 0, ULONG_MAX);
+	KUNIT_EXPECT_EQ(test, s->nr_unmaps, all);
+	filemap_unsubscribe(&s->sub);
+}
+
 /* Pages that are next to each other in a subscriber are unmapped in one go. */
 static void compact_test(struct kunit *test)
 {
@@ -558,6 +594,7 @@ static struct kunit_case filemap_notifier_cases[] = {
 	KUNIT_CASE(overlap_test),
 	KUNIT_CASE(bulk_test),
 	KUNIT_CASE(many_ranges_test),
+	KUNIT_CASE(larger_table_test),
 	KUNIT_CASE(compact_test),
 	KUNIT_CASE(many_files_test),
 	KUNIT_CASE(shared_watch_test),
