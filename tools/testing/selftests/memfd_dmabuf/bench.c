@@ -865,7 +865,10 @@ static void hold(const char *step, struct source s, enum who who)
 	static int fds[8192];
 	int nr = 8;
 
-	/* So many that it does not matter which slabs were there. */
+	/*
+	 * So many that it does not matter which slabs were there; of udmabuf's
+	 * lists of 8192 pages, what memory has room for.
+	 */
 	if (s.count == 1)
 		nr = who == UDMABUF ? 512 : 8192;
 
