@@ -35,12 +35,8 @@
 #define arch_wants_old_prefaulted_pte() false
 #endif
 
-/*
- * How many ranges are unmapped one by one for a caller. It is cheaper to unmap
- * all that subscribers have of the file than to go on for long, and who repeats
- * a page in many places cannot hold up those who want to unmap it.
- */
-#define FILEMAP_UNMAP_AT_MOST 512
+/* How many intervals are looked at to see whether one call unmaps them all. */
+#define FILEMAP_COMPACT_AT_MOST 512
 
 /* How many vmas reclaim asks whether they use, or keep, a folio. */
 #define FILEMAP_ASK_AT_MOST 512
@@ -53,9 +49,6 @@
 #define FILEMAP_CHUNK_SHIFT 3
 
 #define FILEMAP_FEW_BITS 3
-
-/* Who repeats pages does not make others wait: a chain has no more than that. */
-#define FILEMAP_CHAIN_AT_MOST 32
 
 /* How many chunks are looked at under RCU. */
 #define FILEMAP_PEEK_AT_MOST 8
@@ -397,7 +390,8 @@ int filemap_subscribe(struct filemap_subscription *sub,
 	sub->ops = ops;
 	sub->watch = watch;
 	sub->mapping = NULL;
-	sub->nr = 0;
+	sub->nr_new = 0;
+	sub->nr_tree = 0;
 	sub->discarding = false;
 	down_write(&watch->lock);
 	list_add(&sub->node, &watch->subs);
@@ -438,9 +432,12 @@ static void filemap_watch_grow(struct filemap_watch *watch, size_t nr)
 	up_read(&watch->lock);
 	if (enough)
 		return;
-	/* Not under the lock: it may have to reclaim pages of the file. */
+	/*
+	 * Not under the lock: it may have to reclaim pages of the file. Nobody
+	 * is to be killed for it.
+	 */
 	heads = kvcalloc(1UL << bits, sizeof(*heads),
-			 GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+			 GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_NORETRY);
 	if (!heads)
 		return;
 
@@ -473,7 +470,7 @@ static size_t filemap_notifiers_put_in(struct filemap_subscription *sub,
 	struct hlist_head *heads = watch->heads;
 	pgoff_t first = watch->first, last = watch->last;
 	unsigned int bits = watch->bits;
-	unsigned long nr_hashed = 0;
+	unsigned long nr_hashed = 0, nr_tree = 0;
 	size_t start = i;
 
 	for (; i < end && notifiers[i].sub == sub; i++) {
@@ -486,12 +483,14 @@ static size_t filemap_notifiers_put_in(struct filemap_subscription *sub,
 			last = max(last, n->it.last);
 		} else {
 			interval_tree_insert(&n->it, &watch->tree);
+			nr_tree++;
 		}
 	}
 	watch->nr_hashed += nr_hashed;
 	watch->first = first;
 	watch->last = last;
-	sub->nr += i - start;
+	sub->nr_new -= i - start;
+	sub->nr_tree += nr_tree;
 	return i;
 }
 
@@ -500,7 +499,6 @@ static size_t filemap_notifiers_take_out(struct filemap_subscription *sub,
 					 size_t i, size_t end)
 {
 	struct filemap_watch *watch = sub->watch;
-	size_t start = i;
 
 	for (; i < end && notifiers[i].sub == sub; i++) {
 		struct filemap_notifier *n = &notifiers[i];
@@ -517,12 +515,12 @@ static size_t filemap_notifiers_take_out(struct filemap_subscription *sub,
 		watch->first = ULONG_MAX;
 		watch->last = 0;
 	}
-	sub->nr -= i - start;
 	return i;
 }
 
-static void filemap_notifiers_change(struct filemap_notifier *notifiers,
-				     size_t nr, bool add)
+/* Returns how many, fewer than @nr only if the process is being killed. */
+static size_t filemap_notifiers_change(struct filemap_notifier *notifiers,
+				       size_t nr, bool add)
 {
 	struct filemap_watch *watch, *locked = NULL;
 	struct filemap_subscription *sub;
@@ -536,9 +534,12 @@ static void filemap_notifiers_change(struct filemap_notifier *notifiers,
 		    rwsem_is_contended(&watch->lock)) {
 			if (locked)
 				up_write(&locked->lock);
+			locked = NULL;
 			cond_resched();
-			if (add && watch != locked)
-				filemap_watch_grow(watch, nr - i);
+			if (add && fatal_signal_pending(current))
+				break;
+			if (add)
+				filemap_watch_grow(watch, sub->nr_new);
 			down_write(&watch->lock);
 			locked = watch;
 		}
@@ -550,6 +551,7 @@ static void filemap_notifiers_change(struct filemap_notifier *notifiers,
 	}
 	if (locked)
 		up_write(&locked->lock);
+	return i;
 }
 
 /**
@@ -559,13 +561,19 @@ static void filemap_notifiers_change(struct filemap_notifier *notifiers,
  *
  * Intervals may overlap and repeat. A list that is grouped by file takes the
  * fewest locks. A discard that is under way is not told of them; who must not
- * miss it waits for the file's i_rwsem.
+ * miss it calls filemap_wait_discard().
  *
  * Context: Process context, may sleep. Not from an operation.
+ * Return: 0, or -EINTR if the process is being killed; then none are watched.
  */
-void filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr)
+int filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr)
 {
-	filemap_notifiers_change(notifiers, nr, true);
+	size_t done = filemap_notifiers_change(notifiers, nr, true);
+
+	if (done == nr)
+		return 0;
+	filemap_notifiers_change(notifiers, done, false);
+	return -EINTR;
 }
 
 /**
@@ -600,7 +608,7 @@ static pgoff_t filemap_notifier_last(const struct filemap_notifier *n,
  * Pages that are next to each other for a subscriber, though not in the file:
  * returns true if all notifiers with pages from @first to @last are of one
  * subscription and their pages are those from @from to @to, all of them. Does
- * not look at more than are unmapped one by one.
+ * not look at more than FILEMAP_COMPACT_AT_MOST.
  */
 static bool filemap_watch_is_compact(struct filemap_watch *watch, pgoff_t first,
 				     pgoff_t last, pgoff_t *from, pgoff_t *to)
@@ -618,7 +626,7 @@ static bool filemap_watch_is_compact(struct filemap_watch *watch, pgoff_t first,
 		pgoff_t start = filemap_notifier_first(n, first);
 		pgoff_t end = filemap_notifier_last(n, last);
 
-		if ((sub && n->sub != sub) || nr++ == FILEMAP_UNMAP_AT_MOST)
+		if ((sub && n->sub != sub) || nr++ == FILEMAP_COMPACT_AT_MOST)
 			return false;
 		sub = n->sub;
 		*from = min(*from, start);
@@ -631,10 +639,8 @@ static bool filemap_watch_is_compact(struct filemap_watch *watch, pgoff_t first,
 static noinline void filemap_watch_unmap(struct filemap_watch *watch,
 					 pgoff_t first, pgoff_t last)
 {
-	struct filemap_subscription *sub;
 	struct filemap_notifier *n;
 	struct filemap_walk walk;
-	unsigned int nr = 0;
 	pgoff_t from, to;
 
 	n = filemap_walk_first(&walk, watch, first, last);
@@ -644,16 +650,9 @@ static noinline void filemap_watch_unmap(struct filemap_watch *watch,
 		return;
 	}
 
-	for (; n && nr++ < FILEMAP_UNMAP_AT_MOST; n = filemap_walk_next(&walk))
+	for (; n; n = filemap_walk_next(&walk))
 		n->sub->ops->unmap(n->sub, filemap_notifier_first(n, first),
 				   filemap_notifier_last(n, last));
-	if (!n)
-		return;
-	list_for_each_entry(sub, &watch->subs, node) {
-		if (sub->nr)
-			sub->ops->unmap(sub, 0, ULONG_MAX);
-		cond_resched();
-	}
 }
 
 /**
@@ -682,7 +681,7 @@ static void filemap_discard_done(struct filemap_watch *watch)
 	struct filemap_subscription *sub, *next;
 	LIST_HEAD(subs);
 
-	clear_bit(AS_DISCARDED, &watch->mapping->flags);
+	clear_bit(AS_DISCARD_TOLD, &watch->mapping->flags);
 	list_splice_init(&watch->discards, &subs);
 	list_for_each_entry_safe(sub, next, &subs, discards) {
 		WRITE_ONCE(sub->discarding, false);
@@ -705,12 +704,12 @@ static noinline int filemap_watch_discard(struct filemap_watch *watch,
 		if (!sub->discarding && sub->ops->get && sub->ops->get(sub)) {
 			WRITE_ONCE(sub->discarding, true);
 			list_add_tail(&sub->discards, &watch->discards);
-			set_bit(AS_DISCARDED, &mapping->flags);
+			set_bit(AS_DISCARD_TOLD, &mapping->flags);
 		}
 	}
 	filemap_watch_unlock(watch);
 	/* Those that have been found keep the watch. */
-	if (!test_bit(AS_DISCARDED, &mapping->flags))
+	if (!test_bit(AS_DISCARD_TOLD, &mapping->flags))
 		return 0;
 
 	list_for_each_entry(sub, &watch->discards, discards) {
@@ -742,8 +741,6 @@ int __filemap_notify_discard_begin(struct address_space *mapping, loff_t start,
 	struct filemap_watch *watch;
 
 	lockdep_assert_held_write(&mapping->host->i_rwsem);
-	if (end >> PAGE_SHIFT <= first)
-		return 0;
 	watch = filemap_watch_lock(mapping, first, last, true);
 	return watch ? filemap_watch_discard(watch, first, last) : 0;
 }
@@ -777,6 +774,39 @@ void __filemap_notify_discard_end(struct address_space *mapping, loff_t start,
 			sub->ops->discard_end(sub, first, last);
 	}
 	filemap_discard_done(watch);
+}
+
+/**
+ * filemap_wait_discard() - let a discard end that was not told of new notifiers
+ * @mapping: the page cache
+ *
+ * Later discards are told, and are not waited for; nor is anybody else who holds
+ * the file's i_rwsem.
+ *
+ * Context: Process context, after filemap_notifiers_add(). May sleep.
+ * Return: 0, or -EINTR if the process is being killed.
+ */
+int filemap_wait_discard(struct address_space *mapping)
+{
+	wait_queue_head_t *queue = __var_waitqueue(&mapping->flags);
+	struct wait_bit_queue_entry wait;
+
+	/* Pairs with mapping_start_discarding(). */
+	smp_mb();
+	if (!mapping_discarding(mapping))
+		return 0;
+
+	init_wait_var_entry(&wait, &mapping->flags, 0);
+	prepare_to_wait(queue, &wait.wq_entry, TASK_KILLABLE);
+	/* Who wakes us takes us off the queue: then that discard is over. */
+	while (mapping_discarding(mapping) &&
+	       !list_empty_careful(&wait.wq_entry.entry) &&
+	       !fatal_signal_pending(current)) {
+		schedule();
+		set_current_state(TASK_KILLABLE);
+	}
+	finish_wait(queue, &wait.wq_entry);
+	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
 /* What folio_referenced_one() does, for @nr pages at @pgoff in @vma. */
@@ -977,6 +1007,15 @@ static unsigned long filemap_nr_pages(struct address_space *mapping)
 	return DIV_ROUND_UP(i_size_read(mapping->host), PAGE_SIZE);
 }
 
+/*
+ * Nobody has so many references to a folio but to overflow the counter, at the
+ * price of a page table entry each. Like GUP, do not help.
+ */
+static bool filemap_is_overreferenced(const struct folio *folio)
+{
+	return unlikely((unsigned int)folio_ref_count(folio) > INT_MAX / 2);
+}
+
 /* A folio that can be mapped without waiting: locked, and with a reference. */
 static __always_inline struct folio *
 filemap_try_folio(struct xa_state *xas, void *entry,
@@ -987,7 +1026,7 @@ filemap_try_folio(struct xa_state *xas, void *entry,
 	while (unlikely(xas_retry(xas, folio)))
 		folio = xas_load(xas);
 	if (!folio || xa_is_value(folio) || folio_test_locked(folio) ||
-	    !folio_try_get(folio))
+	    filemap_is_overreferenced(folio) || !folio_try_get(folio))
 		return NULL;
 	/* Not to be touched if it is no longer the file's, or was split. */
 	if (unlikely(folio != xas_reload(xas)) || !folio_trylock(folio))
@@ -1224,7 +1263,8 @@ vm_fault_t filemap_map_around(struct vm_fault *vmf,
  *
  * Context: The folio lock keeps the page from leaving the file until it is
  * mapped, so that the subscriber's ->unmap will find it.
- * Return: VM_FAULT_NOPAGE, VM_FAULT_HWPOISON or VM_FAULT_OOM.
+ * Return: VM_FAULT_NOPAGE, VM_FAULT_HWPOISON, VM_FAULT_OOM, or VM_FAULT_SIGBUS
+ * if the folio has so many references that they may overflow.
  */
 vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 			     const struct filemap_notifier *n)
@@ -1236,6 +1276,8 @@ vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 
 	if (PageHWPoison(page))
 		return VM_FAULT_HWPOISON;
+	if (filemap_is_overreferenced(folio))
+		return VM_FAULT_SIGBUS;
 
 	if (pmd_none(*vmf->pmd) && folio_test_pmd_mappable(folio) &&
 	    filemap_fits_pmd(vmf, n)) {

@@ -13,6 +13,7 @@
 #include <linux/dcache.h>
 #include <linux/debugfs.h>
 #include <linux/dma-buf.h>
+#include <linux/dma-direct.h>
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
 #include <linux/filemap_notifier.h>
@@ -21,17 +22,26 @@
 #include <linux/memfd.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/overflow.h>
 #include <linux/pfn_t.h>
+#include <linux/rbtree.h>
+#include <linux/refcount.h>
 #include <linux/scatterlist.h>
+#include <linux/security.h>
 #include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
+#include <linux/sort.h>
 #include <linux/swapops.h>
+#include <linux/swiotlb.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
+#include <linux/xarray.h>
+#include <uapi/linux/fcntl.h>
 
 #include "memfd_dmabuf.h"
 
@@ -46,12 +56,19 @@ static unsigned int size_limit_mb = 65536;
 module_param(size_limit_mb, uint, 0644);
 MODULE_PARM_DESC(size_limit_mb, "Max size of a buffer, in megabytes. Default is 65536.");
 
+/* How often a page may be in a buffer. A ring buffer that is mirrored needs 2. */
+#define REPEATS_AT_MOST 64
+
+/* How long a discard waits for importers and their fences. */
+#define DISCARD_WAIT HZ
+
 /**
  * struct memfd_dmabuf - a buffer
  * @runs: sorted by &filemap_notifier.pgoff (the buffer page), without gaps;
  *	no run continues the one before it
  * @nr_runs: number of @runs
- * @files: backing files, &struct memfd_dmabuf_file
+ * @files: backing files, &struct memfd_dmabuf_file, by page cache
+ * @nr_files: number of @files
  * @dmabuf: what userspace and importers know
  * @dentry: the dma-buf's, which lives as long as it does
  * @inode: the dma-buf's own; a reference of ours, as the dma-buf drops its
@@ -65,17 +82,24 @@ MODULE_PARM_DESC(size_limit_mb, "Max size of a buffer, in megabytes. Default is 
  * @maps: live mappings of all attachments, &struct memfd_dmabuf_map
  * @nr_dynamic: number of attachments with move_notify
  * @nr_unpinned: number of @maps that do without a pin
- * @invalidate: tells importers to map anew when pages have moved
+ * @invalidate: tells importers to map anew
+ * @nr_asked: how often discards have asked for that
+ * @nr_told: up to which of @nr_asked it is done
+ * @any_told: there was an importer to be told
+ * @told: those who wait for @nr_told
  * @vmap: pages of the kernel's mapping, if there is one
  * @nr_pins: number of pinned sets of pages
- * @pin_lock: held while pages are pinned, so that a discard can wait for it
+ * @nr_begun: number of discards that may not cross with pinning
+ * @pin_lock: protects @nr_begun, and changes of @nr_pins against it; held while
+ *	one folio is pinned
  *
  * The dma-buf's reservation lock protects @maps, @vmap and changes of @nr_pins.
  */
 struct memfd_dmabuf {
 	struct filemap_notifier *runs;
 	unsigned long nr_runs;
-	struct list_head files;
+	struct rb_root files;
+	unsigned long nr_files;
 	struct dma_buf *dmabuf;
 	struct dentry *dentry;
 	struct inode *inode;
@@ -90,8 +114,13 @@ struct memfd_dmabuf {
 	atomic_t nr_dynamic;
 	unsigned long nr_unpinned;
 	struct work_struct invalidate;
+	atomic_long_t nr_asked;
+	long nr_told;
+	bool any_told;
+	wait_queue_head_t told;
 	struct memfd_dmabuf_pages *vmap;
 	unsigned long nr_pins;
+	unsigned long nr_begun;
 	struct mutex pin_lock;	/* see above */
 };
 
@@ -106,7 +135,7 @@ struct memfd_dmabuf_file {
 	struct filemap_subscription sub;
 	struct file *file;
 	struct memfd_dmabuf *buf;
-	struct list_head node;
+	struct rb_node node;
 };
 
 /**
@@ -114,7 +143,9 @@ struct memfd_dmabuf_file {
  * @pages: one for each page of the buffer
  * @folios: those the pages are in, with a pin or a reference for each entry
  * @nr_folios: number of @folios
- * @users: an importer with a pin, the kernel's mapping, mappings of devices
+ * @users: an importer with a pin, the kernel's mapping, mappings of devices, and
+ *	who counts stale pages
+ * @nr_begun: the buffer's when it began
  * @pinned: @folios are pinned
  * @dirty: somebody may have written to them
  */
@@ -122,7 +153,8 @@ struct memfd_dmabuf_pages {
 	struct page **pages;
 	struct folio **folios;
 	unsigned long nr_folios;
-	unsigned int users;
+	refcount_t users;
+	unsigned long nr_begun;
 	bool pinned;
 	bool dirty;
 };
@@ -147,6 +179,9 @@ struct memfd_dmabuf_attachment {
  * @attach: whose it is
  * @dir: as it was mapped
  * @pages: the attachment's, or the mapping's own if they are not pinned
+ * @bounced: for a page of the buffer that the device has a bounce buffer for,
+ *	what that had in it when it was last synchronised
+ * @scratch: a page, if there are any @bounced
  * @node: in &memfd_dmabuf.maps
  */
 struct memfd_dmabuf_map {
@@ -154,6 +189,8 @@ struct memfd_dmabuf_map {
 	struct dma_buf_attachment *attach;
 	enum dma_data_direction dir;
 	struct memfd_dmabuf_pages *pages;
+	struct xarray bounced;
+	void *scratch;
 	struct list_head node;
 };
 
@@ -163,6 +200,16 @@ static DEFINE_MUTEX(buffers_lock);
 static struct memfd_dmabuf_file *to_backing(struct filemap_subscription *sub)
 {
 	return container_of(sub, struct memfd_dmabuf_file, sub);
+}
+
+/* The backing file after @backing, or the first one. */
+static struct memfd_dmabuf_file *next_backing(struct memfd_dmabuf *buf,
+					      struct memfd_dmabuf_file *backing)
+{
+	struct rb_node *node = backing ? rb_next(&backing->node) :
+			       rb_first(&buf->files);
+
+	return rb_entry_safe(node, struct memfd_dmabuf_file, node);
 }
 
 static bool is_rdonly(struct memfd_dmabuf *buf)
@@ -252,9 +299,14 @@ static void memfd_dmabuf_invalidate_work(struct work_struct *work)
 	struct memfd_dmabuf *buf = container_of(work, struct memfd_dmabuf,
 						invalidate);
 
+	long nr = atomic_long_read(&buf->nr_asked);
+
 	dma_resv_lock(buf->dmabuf->resv, NULL);
-	memfd_dmabuf_invalidate(buf);
+	WRITE_ONCE(buf->any_told, memfd_dmabuf_invalidate(buf));
 	dma_resv_unlock(buf->dmabuf->resv);
+	/* Pairs with memfd_dmabuf_tell_importers(). */
+	smp_store_release(&buf->nr_told, nr);
+	wake_up_all(&buf->told);
 }
 
 /* filemap notifier operations */
@@ -295,14 +347,41 @@ static int memfd_dmabuf_discard_begin(struct filemap_subscription *sub)
 
 	if (!is_strict(backing))
 		return 0;
-	/* Who has begun to pin has come first. The next one sees us. */
 	if (mutex_lock_killable(&buf->pin_lock))
 		return -EINTR;
-	if (buf->flags & MEMFD_DMABUF_DENY_DISCARD &&
-	    READ_ONCE(buf->nr_pins))
+	if (buf->flags & MEMFD_DMABUF_DENY_DISCARD && buf->nr_pins)
 		ret = -EBUSY;
+	else
+		buf->nr_begun++;	/* who is pinning pages gives way */
 	mutex_unlock(&buf->pin_lock);
 	return ret;
+}
+
+static bool is_told(struct memfd_dmabuf *buf, long nr)
+{
+	/* Then @any_told is known: pairs with memfd_dmabuf_invalidate_work(). */
+	return smp_load_acquire(&buf->nr_told) - nr >= 0;
+}
+
+/*
+ * Have importers told, and wait for their fences. Somebody may hold the lock for
+ * that, or not signal a fence, for as long as he likes; not for as long can he
+ * hold up the file's owner.
+ */
+static void memfd_dmabuf_tell_importers(struct memfd_dmabuf *buf)
+{
+	long nr = atomic_long_inc_return(&buf->nr_asked);
+	long left;
+
+	queue_work(system_unbound_wq, &buf->invalidate);
+	left = wait_event_interruptible_timeout(buf->told, is_told(buf, nr),
+						DISCARD_WAIT);
+	if (left > 0 && READ_ONCE(buf->any_told))
+		left = dma_resv_wait_timeout(buf->dmabuf->resv,
+					     DMA_RESV_USAGE_BOOKKEEP, true,
+					     left);
+	if (left <= 0)
+		trace_memfd_dmabuf_unfinished(buf->inode->i_ino, left);
 }
 
 static void memfd_dmabuf_discard_end(struct filemap_subscription *sub,
@@ -310,8 +389,6 @@ static void memfd_dmabuf_discard_end(struct filemap_subscription *sub,
 {
 	struct memfd_dmabuf_file *backing = to_backing(sub);
 	struct memfd_dmabuf *buf = backing->buf;
-	struct dma_resv *resv = buf->dmabuf->resv;
-	bool told;
 
 	atomic64_inc(&buf->discards);
 	trace_memfd_dmabuf_discard(buf->inode->i_ino,
@@ -319,18 +396,8 @@ static void memfd_dmabuf_discard_end(struct filemap_subscription *sub,
 				   last, READ_ONCE(buf->nr_pins));
 	/* Pages have gone: who attaches from now on cannot find them. */
 	smp_mb();
-	if (!atomic_read(&buf->nr_dynamic))
-		return;
-	if (dma_resv_lock_interruptible(resv, NULL)) {
-		/* Importers are told, but not before the system call returns. */
-		queue_work(system_unbound_wq, &buf->invalidate);
-		return;
-	}
-	told = memfd_dmabuf_invalidate(buf);
-	dma_resv_unlock(resv);
-	if (told)
-		dma_resv_wait_timeout(resv, DMA_RESV_USAGE_BOOKKEEP, true,
-				      MAX_SCHEDULE_TIMEOUT);
+	if (atomic_read(&buf->nr_dynamic))
+		memfd_dmabuf_tell_importers(buf);
 }
 
 static const struct filemap_notifier_ops memfd_dmabuf_notifier_ops = {
@@ -379,6 +446,28 @@ static vm_fault_t memfd_dmabuf_map_hugetlb(struct vm_fault *vmf,
 	return ret;
 }
 
+/*
+ * Somebody changes a hugetlbfs file, and we have found a hole in it. Who waits
+ * for that must not hold the mmap lock: mapping the file takes both locks.
+ */
+static vm_fault_t memfd_dmabuf_wait_unlocked(struct vm_fault *vmf,
+					     struct inode *inode)
+{
+	struct file *buffer = vmf->vma->vm_file;
+
+	if (!(vmf->flags & FAULT_FLAG_ALLOW_RETRY))
+		return VM_FAULT_SIGBUS;
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
+
+	get_file(buffer);	/* which keeps @inode */
+	release_fault_lock(vmf);
+	if (!down_read_killable(&inode->i_rwsem))
+		up_read(&inode->i_rwsem);
+	fput(buffer);
+	return VM_FAULT_RETRY;
+}
+
 static vm_fault_t memfd_dmabuf_fault(struct vm_fault *vmf)
 {
 	struct memfd_dmabuf *buf = vmf->vma->vm_private_data;
@@ -390,21 +479,29 @@ static vm_fault_t memfd_dmabuf_fault(struct vm_fault *vmf)
 	unsigned long ino = buf->inode->i_ino;
 	struct folio *folio = NULL;
 	vm_fault_t ret = 0;
+	int err;
 
 	filemap_wait_unlocked(file->f_mapping, index);
 	if (is_file_hugepages(file)) {
-		folio = hugetlbfs_fault_folio(file, index, alloc, true);
-		if (IS_ERR(folio)) {
+		folio = hugetlbfs_fault_folio(file, index, alloc);
+		if (folio == ERR_PTR(-EAGAIN)) {
+			ret = memfd_dmabuf_wait_unlocked(vmf, file_inode(file));
+			folio = NULL;
+		} else if (IS_ERR(folio)) {
 			ret = vmf_error(PTR_ERR(folio));
 			folio = NULL;
 		} else {
 			ret = memfd_dmabuf_map_hugetlb(vmf, folio, run);
 		}
 	} else {
-		ret = shmem_fault_folio(vmf, file_inode(file), index,
-					alloc ? SGP_CACHE : SGP_NOALLOC,
-					&folio);
-		if (folio)
+		err = shmem_get_folio_orders(file_inode(file), index,
+					     filemap_notifier_orders(run, index),
+					     &folio,
+					     alloc ? SGP_CACHE : SGP_NOALLOC,
+					     vmf, &ret);
+		if (err)
+			ret = vmf_error(err);
+		else if (folio)
 			ret |= filemap_map_folio(vmf, folio, run);
 	}
 	/* Without a folio the mmap lock may be lost, and with it the buffer. */
@@ -453,7 +550,7 @@ static int memfd_dmabuf_access(struct vm_area_struct *vma, unsigned long addr,
 
 	/* Locked, so that no write is lost in a migration. */
 	filemap_wait_unlocked(file->f_mapping, index);
-	folio = hugetlbfs_fault_folio(file, index, false, true);
+	folio = hugetlbfs_fault_folio(file, index, false);
 	if (IS_ERR(folio))
 		return -EFAULT;
 
@@ -498,11 +595,21 @@ static const struct vm_operations_struct memfd_dmabuf_vm_ops = {
 	.backing = memfd_dmabuf_backing,
 };
 
+/* As its owner has said of the file, or of where it is. */
+static bool is_noexec(struct file *file)
+{
+	int seals = memfd_fcntl(file, F_GET_SEALS, 0);
+
+	return path_noexec(&file->f_path) ||
+	       (seals > 0 && seals & F_SEAL_EXEC &&
+		!(file_inode(file)->i_mode & 0111));
+}
+
 static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct memfd_dmabuf *buf = dmabuf->priv;
 	unsigned long vm_flags = vma->vm_flags, mixed = 0;
-	struct memfd_dmabuf_file *backing;
+	struct memfd_dmabuf_file *backing = NULL;
 	int ret;
 
 	if (!(vm_flags & VM_MAYSHARE))
@@ -519,10 +626,10 @@ static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	}
 
 	/* As if the files were mapped: they may have been sealed since. */
-	list_for_each_entry(backing, &buf->files, node) {
+	while ((backing = next_backing(buf, backing))) {
 		if (is_file_hugepages(backing->file))
 			mixed = VM_MIXEDMAP;
-		if (path_noexec(&backing->file->f_path)) {
+		if (is_noexec(backing->file)) {
 			if (vm_flags & VM_EXEC)
 				return -EPERM;
 			vm_flags &= ~VM_MAYEXEC;
@@ -538,7 +645,7 @@ static int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	return 0;
 }
 
-/* Pages for devices and the kernel. All of this runs with dma_resv held. */
+/* Pages for devices and the kernel. All of it but put runs with dma_resv held. */
 
 static void memfd_dmabuf_put_folio(const struct memfd_dmabuf_pages *set,
 				   struct folio *folio)
@@ -553,7 +660,7 @@ static void memfd_dmabuf_put_pages(struct memfd_dmabuf_pages *set)
 {
 	unsigned long i;
 
-	if (--set->users)
+	if (!refcount_dec_and_test(&set->users))
 		return;
 	for (i = 0; i < set->nr_folios; i++) {
 		struct folio *folio = set->folios[i];
@@ -571,11 +678,14 @@ static void memfd_dmabuf_put_pages(struct memfd_dmabuf_pages *set)
 	kfree(set);
 }
 
-/* Find or make the folio at @index, with a reference. */
-static struct folio *memfd_dmabuf_get_folio(struct file *file, pgoff_t index,
-					    bool alloc)
+/* Find or make the folio at @index of @run, with a reference. */
+static struct folio *memfd_dmabuf_get_folio(struct memfd_dmabuf *buf,
+					    const struct filemap_notifier *run,
+					    pgoff_t index)
 {
+	struct file *file = to_backing(run->sub)->file;
 	struct folio *folio = filemap_get_folio(file->f_mapping, index);
+	bool alloc = !(buf->flags & MEMFD_DMABUF_NOALLOC);
 	int ret;
 
 	if (!IS_ERR(folio)) {
@@ -586,12 +696,15 @@ static struct folio *memfd_dmabuf_get_folio(struct file *file, pgoff_t index,
 
 	if (is_file_hugepages(file)) {
 		/* Who discards waits for dma_resv, so do not wait for them. */
-		folio = hugetlbfs_fault_folio(file, index, alloc, false);
+		folio = hugetlbfs_fault_folio(file, index, alloc);
 		if (IS_ERR(folio))
 			return folio;
 	} else {
-		ret = shmem_get_folio(file_inode(file), index, 0, &folio,
-				      alloc ? SGP_CACHE : SGP_NOALLOC);
+		ret = shmem_get_folio_orders(file_inode(file), index,
+					     filemap_notifier_orders(run, index),
+					     &folio,
+					     alloc ? SGP_CACHE : SGP_NOALLOC,
+					     NULL, NULL);
 		if (ret)
 			return ERR_PTR(ret);
 	}
@@ -599,39 +712,49 @@ static struct folio *memfd_dmabuf_get_folio(struct file *file, pgoff_t index,
 	return folio;
 }
 
-/*
- * Pin folios from @index on, as many as come at once. What fallocate() has put
- * there need not be up to date.
- */
-static long memfd_dmabuf_pin_folios(struct file *file, pgoff_t index,
-				    pgoff_t last, bool alloc,
-				    struct folio **folios)
+/* Pin the folio at @index of @run. */
+static struct folio *memfd_dmabuf_pin_folio(struct memfd_dmabuf *buf,
+					    const struct filemap_notifier *run,
+					    pgoff_t index)
 {
-	unsigned long nr = min(last - index + 1, 512UL);
-	loff_t start = (loff_t)index << PAGE_SHIFT, end;
+	struct file *file = to_backing(run->sub)->file;
 	struct folio *folio;
+	loff_t start, end;
 	pgoff_t offset;
+	long nr;
 
-	/* For a few pages, memfd_pin_folios() takes longer than they do. */
-	if (last - index < 4) {
-		folios[0] = filemap_pin_folio(file->f_mapping, index);
-		if (folios[0])
-			return 1;
-	}
+	folio = filemap_pin_folio(file->f_mapping, index);
+	if (folio)
+		return folio;
 
-	if (is_file_hugepages(file)) {
-		/* memfd_pin_folios() would take a page others have reserved. */
-		folio = memfd_dmabuf_get_folio(file, index, alloc);
-		if (IS_ERR(folio))
-			return PTR_ERR(folio);
-		folio_put(folio);
-		last = index;
-	}
+	folio = memfd_dmabuf_get_folio(buf, run, index);
+	if (IS_ERR(folio))
+		return folio;
+	folio_put(folio);
+	folio = filemap_pin_folio(file->f_mapping, index);
+	if (folio)
+		return folio;
 
-	/* The last page of a file may be partial. */
-	end = min(((loff_t)last + 1) << PAGE_SHIFT,
-		  i_size_read(file_inode(file))) - 1;
-	return memfd_pin_folios(file, start, end, folios, nr, &offset);
+	/* It has to move first. The last page of a file may be partial. */
+	start = (loff_t)index << PAGE_SHIFT;
+	end = min_t(loff_t, start + PAGE_SIZE, i_size_read(file_inode(file))) - 1;
+	nr = memfd_pin_folios(file, start, end, &folio, 1, &offset);
+	return nr < 0 ? ERR_PTR(nr) : folio;
+}
+
+/* The same, but gives way to a discard that it must not cross with. */
+static struct folio *
+memfd_dmabuf_try_pin_folio(struct memfd_dmabuf *buf,
+			   const struct filemap_notifier *run, pgoff_t index,
+			   const struct memfd_dmabuf_pages *set)
+{
+	struct folio *folio = ERR_PTR(-EAGAIN);
+
+	mutex_lock(&buf->pin_lock);
+	if (set->nr_begun == buf->nr_begun)
+		folio = memfd_dmabuf_pin_folio(buf, run, index);
+	mutex_unlock(&buf->pin_lock);
+	return folio;
 }
 
 /* Note the pages of @folio at @index and beyond, up to @run's last one. */
@@ -661,69 +784,40 @@ static int memfd_dmabuf_add_run(struct memfd_dmabuf *buf,
 				struct memfd_dmabuf_pages *set)
 {
 	struct file *file = to_backing(run->sub)->file;
-	bool alloc = !(buf->flags & MEMFD_DMABUF_NOALLOC);
 	pgoff_t index = run->it.start;
-	int ret = 0;
+	struct folio *folio;
+	int ret;
 
 	/* A large folio may go on behind the end of the file. */
 	if (run->it.last >= DIV_ROUND_UP_ULL(i_size_read(file_inode(file)),
 					     PAGE_SIZE))
 		return -EFAULT;
 
-	/* Pinning fills holes. The discards that make them wait for it. */
-	for (; set->pinned && !alloc && index <= run->it.last; index++) {
-		if (!xa_load(&file->f_mapping->i_pages, index))
-			return -ENOENT;
-		cond_resched();
-	}
-
-	index = run->it.start;
-	while (index <= run->it.last && !ret) {
-		struct folio **folios = &set->folios[set->nr_folios];
-		long i, nr = 1;
-
+	while (index <= run->it.last) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
 		cond_resched();
 
-		if (set->pinned) {
-			nr = memfd_dmabuf_pin_folios(file, index, run->it.last,
-						     alloc, folios);
-			if (nr < 0)
-				return nr;
-		} else {
-			*folios = memfd_dmabuf_get_folio(file, index, alloc);
-			if (IS_ERR(*folios))
-				return PTR_ERR(*folios);
-			folio_mark_accessed(*folios);
+		if (set->pinned)
+			folio = memfd_dmabuf_try_pin_folio(buf, run, index, set);
+		else
+			folio = memfd_dmabuf_get_folio(buf, run, index);
+		if (IS_ERR(folio))
+			return PTR_ERR(folio);
+		if (!set->pinned)
+			folio_mark_accessed(folio);
+
+		/* Has it been split, or thrown away? */
+		if (index - folio->index >= folio_nr_pages(folio)) {
+			memfd_dmabuf_put_folio(set, folio);
+			continue;
 		}
-
-		/* What has been left out, or thrown away, is for the next round. */
-		for (i = 0; i < nr && !ret; i++) {
-			struct folio *folio = folios[i];
-
-			if (index - folio->index >= folio_nr_pages(folio))
-				break;
-			/* fallocate() leaves it to us to fill it with zeros. */
-			if (!folio_test_uptodate(folio)) {
-				struct folio *now;
-
-				now = memfd_dmabuf_get_folio(file, index, alloc);
-				if (IS_ERR(now)) {
-					ret = PTR_ERR(now);
-					break;
-				}
-				folio_put(now);
-				if (!folio_test_uptodate(folio))
-					break;
-			}
-			ret = memfd_dmabuf_add_folio(set, folio, index, run);
-			index = folio_next_index(folio);
-		}
-		for (; i < nr; i++)
-			memfd_dmabuf_put_folio(set, folios[i]);
+		ret = memfd_dmabuf_add_folio(set, folio, index, run);
+		if (ret)
+			return ret;
+		index = folio_next_index(folio);
 	}
-	return ret;
+	return 0;
 }
 
 /* How many folios a run can be made of. */
@@ -739,7 +833,8 @@ static unsigned long run_folios(const struct filemap_notifier *run)
 
 /* Find, or make, all pages of the buffer. One user has them. */
 static struct memfd_dmabuf_pages *
-memfd_dmabuf_get_pages(struct memfd_dmabuf *buf, bool pin)
+memfd_dmabuf_get_pages(struct memfd_dmabuf *buf, bool pin,
+		       unsigned long nr_begun)
 {
 	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
 	const struct filemap_notifier *run, *end = buf->runs + buf->nr_runs;
@@ -750,8 +845,9 @@ memfd_dmabuf_get_pages(struct memfd_dmabuf *buf, bool pin)
 	set = kzalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
 	if (!set)
 		return ERR_PTR(-ENOMEM);
-	set->users = 1;
+	refcount_set(&set->users, 1);
 	set->pinned = pin;
+	set->nr_begun = nr_begun;
 
 	for (run = buf->runs; run < end; run++)
 		nr += run_folios(run);
@@ -780,20 +876,32 @@ err:
 static struct memfd_dmabuf_pages *
 memfd_dmabuf_pin_pages(struct memfd_dmabuf *buf)
 {
-	struct memfd_dmabuf_pages *set = NULL;
-	struct memfd_dmabuf_file *backing;
+	struct memfd_dmabuf_pages *set;
+	struct memfd_dmabuf_file *backing = NULL;
+	unsigned long nr_begun;
+	bool busy = false;
 
-	if (mutex_lock_killable(&buf->pin_lock))
-		return ERR_PTR(-EINTR);
-	list_for_each_entry(backing, &buf->files, node) {
-		if (is_strict(backing) && READ_ONCE(backing->sub.discarding))
-			set = ERR_PTR(-EBUSY);
-	}
-	if (!set)
-		set = memfd_dmabuf_get_pages(buf, true);
-	if (!IS_ERR(set))
+	mutex_lock(&buf->pin_lock);
+	nr_begun = buf->nr_begun;
+	while ((backing = next_backing(buf, backing)))
+		busy |= is_strict(backing) && READ_ONCE(backing->sub.discarding);
+	mutex_unlock(&buf->pin_lock);
+	if (busy)
+		return ERR_PTR(-EAGAIN);
+
+	set = memfd_dmabuf_get_pages(buf, true, nr_begun);
+	if (IS_ERR(set))
+		return set;
+
+	mutex_lock(&buf->pin_lock);
+	busy = nr_begun != buf->nr_begun;
+	if (!busy)
 		WRITE_ONCE(buf->nr_pins, buf->nr_pins + 1);
 	mutex_unlock(&buf->pin_lock);
+	if (busy) {
+		memfd_dmabuf_put_pages(set);
+		return ERR_PTR(-EAGAIN);
+	}
 	return set;
 }
 
@@ -801,7 +909,9 @@ static void memfd_dmabuf_unpin_pages(struct memfd_dmabuf *buf,
 				     struct memfd_dmabuf_pages *set)
 {
 	memfd_dmabuf_put_pages(set);
+	mutex_lock(&buf->pin_lock);
 	WRITE_ONCE(buf->nr_pins, buf->nr_pins - 1);
+	mutex_unlock(&buf->pin_lock);
 }
 
 /* Device importers */
@@ -809,10 +919,10 @@ static void memfd_dmabuf_unpin_pages(struct memfd_dmabuf *buf,
 /* As for a new mapping of the CPU: the files may have been sealed since. */
 static int may_write(struct memfd_dmabuf *buf)
 {
-	struct memfd_dmabuf_file *backing;
+	struct memfd_dmabuf_file *backing = NULL;
 	int ret = is_rdonly(buf) ? -EACCES : 0;
 
-	list_for_each_entry(backing, &buf->files, node) {
+	while ((backing = next_backing(buf, backing))) {
 		unsigned long vm_flags = VM_SHARED | VM_WRITE;
 
 		if (!ret)
@@ -897,6 +1007,125 @@ static void memfd_dmabuf_unpin(struct dma_buf_attachment *attach)
 	count_unpinned(buf);
 }
 
+/*
+ * Bounce buffers. To synchronise one for the CPU copies all of it, also what the
+ * device has not touched, over what another device has written meanwhile. So
+ * each page of it is kept as it was when memory and bounce buffer were last the
+ * same, and only what differs counts.
+ */
+
+static bool is_bounced(struct device *dev, dma_addr_t addr)
+{
+	return dma_need_sync(dev, addr) &&
+	       swiotlb_find_pool(dev, dma_to_phys(dev, addr));
+}
+
+/* Remember what the bounce buffers have, which is what the memory has. */
+static int memfd_dmabuf_keep_bounced(struct memfd_dmabuf_map *map)
+{
+	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+	struct sg_dma_page_iter iter;
+	unsigned long pgoff = 0;
+	void *kept;
+	int ret;
+
+	if (map->dir == DMA_TO_DEVICE)
+		return 0;
+	for_each_sgtable_dma_page(&map->sgt, &iter, 0) {
+		dma_addr_t addr = sg_page_iter_dma_address(&iter);
+
+		cond_resched();
+		if (is_bounced(map->attach->dev, addr)) {
+			if (!map->scratch)
+				map->scratch = (void *)__get_free_page(gfp);
+			kept = (void *)__get_free_page(gfp);
+			if (!map->scratch || !kept) {
+				free_page((unsigned long)kept);
+				return -ENOMEM;
+			}
+			memcpy_from_page(kept, map->pages->pages[pgoff], 0,
+					 PAGE_SIZE);
+			ret = xa_err(xa_store(&map->bounced, pgoff, kept, gfp));
+			if (ret) {
+				free_page((unsigned long)kept);
+				return ret;
+			}
+		}
+		pgoff++;
+	}
+	return 0;
+}
+
+static void memfd_dmabuf_forget_bounced(struct memfd_dmabuf_map *map)
+{
+	unsigned long pgoff;
+	void *kept;
+
+	xa_for_each(&map->bounced, pgoff, kept)
+		free_page((unsigned long)kept);
+	xa_destroy(&map->bounced);
+	free_page((unsigned long)map->scratch);
+}
+
+/* Synchronise a page and take over what the device has written to it. */
+static void memfd_dmabuf_merge_bounced(struct memfd_dmabuf_map *map,
+				       unsigned long pgoff, dma_addr_t addr,
+				       u8 *kept)
+{
+	u8 *memory = kmap_local_page(map->pages->pages[pgoff]);
+	u8 *before = map->scratch;
+	unsigned int i;
+
+	memcpy(before, memory, PAGE_SIZE);
+	dma_sync_single_for_cpu(map->attach->dev, addr, PAGE_SIZE, map->dir);
+	for (i = 0; i < PAGE_SIZE; i++) {
+		if (memory[i] == kept[i])
+			memory[i] = before[i];
+		else
+			kept[i] = memory[i];
+	}
+	kunmap_local(memory);
+}
+
+static void memfd_dmabuf_sync_for_cpu(struct memfd_dmabuf_map *map)
+{
+	struct device *dev = map->attach->dev;
+	struct sg_dma_page_iter iter;
+	unsigned long pgoff = 0;
+	void *kept;
+
+	if (xa_empty(&map->bounced)) {
+		dma_sync_sgtable_for_cpu(dev, &map->sgt, map->dir);
+		return;
+	}
+	for_each_sgtable_dma_page(&map->sgt, &iter, 0) {
+		dma_addr_t addr = sg_page_iter_dma_address(&iter);
+
+		cond_resched();
+		kept = xa_load(&map->bounced, pgoff);
+		if (kept)
+			memfd_dmabuf_merge_bounced(map, pgoff, addr, kept);
+		else
+			dma_sync_single_for_cpu(dev, addr, PAGE_SIZE, map->dir);
+		pgoff++;
+	}
+}
+
+static void memfd_dmabuf_sync_for_device(struct memfd_dmabuf_map *map,
+					 enum dma_data_direction dir)
+{
+	unsigned long pgoff;
+	void *kept;
+
+	dma_sync_sgtable_for_device(map->attach->dev, &map->sgt, dir);
+	if (dir == DMA_FROM_DEVICE)
+		return;
+	xa_for_each(&map->bounced, pgoff, kept) {
+		memcpy_from_page(kept, map->pages->pages[pgoff], 0, PAGE_SIZE);
+		cond_resched();
+	}
+}
+
 static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 					 enum dma_data_direction direction)
 {
@@ -918,12 +1147,13 @@ static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 	map = kzalloc(sizeof(*map), GFP_KERNEL_ACCOUNT);
 	if (!map)
 		return ERR_PTR(-ENOMEM);
+	xa_init(&map->bounced);
 
 	if (a->pinned) {
 		set = a->pinned;
-		set->users++;
+		refcount_inc(&set->users);
 	} else {
-		set = memfd_dmabuf_get_pages(buf, false);
+		set = memfd_dmabuf_get_pages(buf, false, 0);
 		if (IS_ERR(set)) {
 			ret = PTR_ERR(set);
 			goto err_free;
@@ -944,10 +1174,16 @@ static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 	map->attach = attach;
 	map->dir = direction;
 	map->pages = set;
+	ret = memfd_dmabuf_keep_bounced(map);
+	if (ret)
+		goto err_unmap;
 	list_add(&map->node, &buf->maps);
 	count_unpinned(buf);
 	return &map->sgt;
 
+err_unmap:
+	memfd_dmabuf_forget_bounced(map);
+	dma_unmap_sgtable(dev, &map->sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
 err_sgt:
 	sg_free_table(&map->sgt);
 err_put:
@@ -966,7 +1202,9 @@ static void memfd_dmabuf_unmap_dma(struct dma_buf_attachment *attach,
 						    sgt);
 	struct memfd_dmabuf *buf = attach->dmabuf->priv;
 
-	dma_unmap_sgtable(attach->dev, sgt, direction, 0);
+	memfd_dmabuf_sync_for_cpu(map);
+	dma_unmap_sgtable(attach->dev, sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
+	memfd_dmabuf_forget_bounced(map);
 	sg_free_table(sgt);
 	if (direction != DMA_TO_DEVICE)
 		map->pages->dirty = true;
@@ -994,7 +1232,7 @@ static int memfd_dmabuf_begin_cpu_access(struct dma_buf *dmabuf,
 		return ret;
 	/* Also before a write, which may leave some of what devices wrote. */
 	list_for_each_entry(map, &buf->maps, node)
-		dma_sync_sgtable_for_cpu(map->attach->dev, &map->sgt, map->dir);
+		memfd_dmabuf_sync_for_cpu(map);
 	dma_resv_unlock(dmabuf->resv);
 	return 0;
 }
@@ -1010,9 +1248,8 @@ static int memfd_dmabuf_end_cpu_access(struct dma_buf *dmabuf,
 	if (ret)
 		return ret;
 	list_for_each_entry(map, &buf->maps, node)
-		dma_sync_sgtable_for_device(map->attach->dev, &map->sgt,
-					    map->dir == DMA_BIDIRECTIONAL ?
-						direction : map->dir);
+		memfd_dmabuf_sync_for_device(map, map->dir == DMA_BIDIRECTIONAL ?
+						  direction : map->dir);
 	dma_resv_unlock(dmabuf->resv);
 	return 0;
 }
@@ -1064,9 +1301,10 @@ static void memfd_dmabuf_free(struct memfd_dmabuf *buf)
 {
 	struct memfd_dmabuf_file *backing, *next;
 
-	list_for_each_entry_safe(backing, next, &buf->files, node) {
+	rbtree_postorder_for_each_entry_safe(backing, next, &buf->files, node) {
 		filemap_unsubscribe(&backing->sub);
 		memfd_dmabuf_put_backing(backing);
+		cond_resched();
 	}
 	iput(buf->inode);
 	kvfree(buf->runs);
@@ -1104,7 +1342,8 @@ static const struct dma_buf_ops memfd_dmabuf_ops = {
 
 static int memfd_dmabuf_check_file(struct memfd_dmabuf *buf, struct file *file)
 {
-	unsigned long vm_flags = VM_SHARED | VM_WRITE;
+	unsigned long vm_flags = VM_SHARED | VM_WRITE, prot = PROT_READ;
+	int ret;
 
 	/* Pages of hugetlbfs are mapped by special ptes only. */
 	if (!shmem_file(file) &&
@@ -1118,9 +1357,36 @@ static int memfd_dmabuf_check_file(struct memfd_dmabuf *buf, struct file *file)
 	if (!(file->f_mode & FMODE_WRITE) &&
 	    (!is_rdonly(buf) || buf->flags & MEMFD_DMABUF_DENY_DISCARD))
 		return -EACCES;
-	if (is_rdonly(buf))
-		return 0;
-	return memfd_check_seals_mmap(file, &vm_flags);
+	if (!is_rdonly(buf)) {
+		if (IS_APPEND(file_inode(file)))
+			return -EACCES;
+		ret = memfd_check_seals_mmap(file, &vm_flags);
+		if (ret)
+			return ret;
+		prot |= PROT_WRITE;
+	}
+	/* Nobody asks when the buffer is mapped: its own inode is private. */
+	return security_mmap_file(file, prot, MAP_SHARED);
+}
+
+static int cmp_mapping(const struct address_space *mapping,
+		       const struct rb_node *node)
+{
+	const struct address_space *other = rb_entry(node,
+			struct memfd_dmabuf_file, node)->file->f_mapping;
+
+	return mapping < other ? -1 : mapping > other;
+}
+
+static int cmp_mapping_key(const void *key, const struct rb_node *node)
+{
+	return cmp_mapping(key, node);
+}
+
+static int cmp_mapping_node(struct rb_node *new, const struct rb_node *node)
+{
+	return cmp_mapping(rb_entry(new, struct memfd_dmabuf_file,
+				    node)->file->f_mapping, node);
 }
 
 static struct memfd_dmabuf_file *
@@ -1149,7 +1415,8 @@ memfd_dmabuf_add_file(struct memfd_dmabuf *buf, struct file *file)
 		memfd_dmabuf_put_backing(backing);
 		return ERR_PTR(ret);
 	}
-	list_add(&backing->node, &buf->files);
+	rb_find_add(&backing->node, &buf->files, cmp_mapping_node);
+	buf->nr_files++;
 	return backing;
 }
 
@@ -1159,6 +1426,7 @@ memfd_dmabuf_get_backing(struct memfd_dmabuf *buf, int fd)
 {
 	struct memfd_dmabuf_file *backing;
 	struct file *file = fget(fd);
+	struct rb_node *node;
 	int ret;
 
 	if (!file)
@@ -1170,11 +1438,11 @@ memfd_dmabuf_get_backing(struct memfd_dmabuf *buf, int fd)
 		goto out;
 	}
 
-	list_for_each_entry(backing, &buf->files, node) {
-		if (backing->file->f_mapping == file->f_mapping)
-			goto out;
-	}
-	backing = memfd_dmabuf_add_file(buf, file);
+	node = rb_find(file->f_mapping, &buf->files, cmp_mapping_key);
+	if (node)
+		backing = rb_entry(node, struct memfd_dmabuf_file, node);
+	else
+		backing = memfd_dmabuf_add_file(buf, file);
 out:
 	fput(file);
 	return backing;
@@ -1192,7 +1460,7 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 				   unsigned int count, u64 size_limit)
 {
 	struct filemap_subscription *sub = NULL;
-	struct filemap_notifier *runs, *run;
+	struct filemap_notifier *runs, *run, *first_run;
 	struct memfd_dmabuf_file *backing;
 	pgoff_t next = ULONG_MAX;
 	u64 size = 0, file_end = 0;
@@ -1200,14 +1468,13 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 	s64 fd = S64_MAX;
 
 	size_limit = min_t(u64, size_limit, SIZE_MAX & PAGE_MASK);
-	if (count > INT_MAX / sizeof(*runs))
-		return -E2BIG;
 	runs = kvmalloc_array(count, sizeof(*runs), GFP_KERNEL_ACCOUNT);
 	if (!runs)
 		return -ENOMEM;
 	buf->runs = runs;
 
 	run = runs;
+	first_run = runs;
 	for (i = 0; i < count; i++) {
 		const struct memfd_dmabuf_range *range = &ranges[i];
 		pgoff_t first = range->offset >> PAGE_SHIFT;
@@ -1226,8 +1493,12 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 			backing = memfd_dmabuf_get_backing(buf, fd);
 			if (IS_ERR(backing))
 				return PTR_ERR(backing);
-			if (sub != &backing->sub)
+			if (sub != &backing->sub) {
 				next = ULONG_MAX;
+				if (sub)
+					sub->nr_new += run - first_run;
+				first_run = run;
+			}
 			sub = &backing->sub;
 			file_end = end_of_file(backing->file);
 		}
@@ -1250,6 +1521,7 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 		next = first + nr;
 		size += range->size;
 	}
+	sub->nr_new += run - first_run;
 	buf->size = size;
 	buf->nr_runs = run - runs;
 
@@ -1264,11 +1536,97 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 	return 0;
 }
 
+/* The first or last page of a run. */
+struct run_edge {
+	const struct filemap_subscription *sub;
+	pgoff_t index;
+};
+
+static int cmp_edges(const void *left, const void *right)
+{
+	const struct run_edge *l = left, *r = right;
+
+	cond_resched();
+	if (l->sub != r->sub)
+		return l->sub < r->sub ? -1 : 1;
+	return l->index < r->index ? -1 : l->index > r->index;
+}
+
+/*
+ * Each mapping of a page counts, and who repeats a page makes every walk over
+ * the mappings longer for everybody.
+ */
+static int memfd_dmabuf_check_repeats(struct memfd_dmabuf *buf)
+{
+	struct memfd_dmabuf_file *backing = NULL;
+	struct run_edge *first, *last;
+	bool possible = false;
+	unsigned long i;
+	int ret = 0;
+
+	while ((backing = next_backing(buf, backing)))
+		possible |= backing->sub.nr_tree >
+			    REPEATS_AT_MOST - FILEMAP_CHAIN_AT_MOST;
+	if (!possible)
+		return 0;
+
+	first = kvmalloc_array(buf->nr_runs, 2 * sizeof(*first),
+			       GFP_KERNEL_ACCOUNT);
+	if (!first)
+		return -ENOMEM;
+	last = first + buf->nr_runs;
+	for (i = 0; i < buf->nr_runs; i++) {
+		first[i].sub = buf->runs[i].sub;
+		last[i].sub = buf->runs[i].sub;
+		first[i].index = buf->runs[i].it.start;
+		last[i].index = buf->runs[i].it.last;
+	}
+	sort(first, buf->nr_runs, sizeof(*first), cmp_edges, NULL);
+	sort(last, buf->nr_runs, sizeof(*last), cmp_edges, NULL);
+
+	/* Where a run begins, all but that many of those before it have ended. */
+	for (i = REPEATS_AT_MOST; i < buf->nr_runs && !ret; i++) {
+		const struct run_edge *ended = &last[i - REPEATS_AT_MOST];
+
+		if (ended->sub == first[i].sub && ended->index >= first[i].index)
+			ret = -EINVAL;
+	}
+	kvfree(first);
+	return ret;
+}
+
+/* Have the files' pages watched. Undone by release, whatever comes of it. */
+static int memfd_dmabuf_watch(struct memfd_dmabuf *buf)
+{
+	struct memfd_dmabuf_file *backing = NULL;
+	int ret;
+
+	while ((backing = next_backing(buf, backing))) {
+		backing->sub.mapping = buf->inode->i_mapping;
+		/* mincore() and madvise() trust the owner of a vma's file. */
+		if (!file_owner_or_capable(backing->file) &&
+		    file_permission(backing->file, MAY_WRITE))
+			buf->inode->i_uid = GLOBAL_ROOT_UID;
+	}
+	ret = filemap_notifiers_add(buf->runs, buf->nr_runs);
+	if (ret) {
+		buf->nr_runs = 0;
+		return ret;
+	}
+	ret = memfd_dmabuf_check_repeats(buf);
+	/* One under way was not told of us, and must not cross with a pin. */
+	while ((backing = next_backing(buf, backing))) {
+		if (!ret)
+			ret = filemap_wait_discard(backing->file->f_mapping);
+	}
+	return ret;
+}
+
 static struct dma_buf *memfd_dmabuf_export(struct memfd_dmabuf *buf)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(exp_info);
-	struct memfd_dmabuf_file *backing;
 	struct dma_buf *dmabuf;
+	int ret;
 
 	exp_info.ops = &memfd_dmabuf_ops;
 	exp_info.size = buf->size;
@@ -1276,46 +1634,27 @@ static struct dma_buf *memfd_dmabuf_export(struct memfd_dmabuf *buf)
 	exp_info.priv = buf;
 
 	dmabuf = dma_buf_export(&exp_info);
-	if (IS_ERR(dmabuf))
+	if (IS_ERR(dmabuf)) {
+		memfd_dmabuf_free(buf);
 		return dmabuf;
+	}
 
 	buf->dmabuf = dmabuf;
 	buf->dentry = dmabuf->file->f_path.dentry;
 	buf->inode = file_inode(dmabuf->file);
 	ihold(buf->inode);
-	list_for_each_entry(backing, &buf->files, node) {
-		backing->sub.mapping = buf->inode->i_mapping;
-		/* mincore() and madvise() trust the owner of a vma's file. */
-		if (!file_owner_or_capable(backing->file) &&
-		    file_permission(backing->file, MAY_WRITE))
-			buf->inode->i_uid = GLOBAL_ROOT_UID;
-	}
-	trace_memfd_dmabuf_create(buf->inode->i_ino, buf->size, buf->nr_runs,
-				  buf->flags);
-	filemap_notifiers_add(buf->runs, buf->nr_runs);
-
 	mutex_lock(&buffers_lock);
 	list_add_tail(&buf->node, &buffers);
 	mutex_unlock(&buffers_lock);
-	return dmabuf;
-}
+	trace_memfd_dmabuf_create(buf->inode->i_ino, buf->size, buf->nr_runs,
+				  buf->flags);
 
-/*
- * A discard that is under way was not told of the new notifiers. It is over
- * when the file's i_rwsem is free, and before anybody can pin a page.
- */
-static int memfd_dmabuf_wait_discards(struct memfd_dmabuf *buf)
-{
-	struct memfd_dmabuf_file *backing;
-
-	list_for_each_entry(backing, &buf->files, node) {
-		struct rw_semaphore *sem = &file_inode(backing->file)->i_rwsem;
-
-		if (down_read_killable(sem))
-			return -EINTR;
-		up_read(sem);
+	ret = memfd_dmabuf_watch(buf);
+	if (ret) {
+		dma_buf_put(dmabuf);
+		return ERR_PTR(ret);
 	}
-	return 0;
+	return dmabuf;
 }
 
 /**
@@ -1333,15 +1672,15 @@ memfd_dmabuf_new(u32 flags, const struct memfd_dmabuf_range *ranges,
 		 unsigned int count, u64 size_limit)
 {
 	struct memfd_dmabuf *buf;
-	struct dma_buf *dmabuf;
 	int ret;
 
 	buf = kzalloc(sizeof(*buf), GFP_KERNEL_ACCOUNT);
 	if (!buf)
 		return ERR_PTR(-ENOMEM);
-	INIT_LIST_HEAD(&buf->files);
+	buf->files = RB_ROOT;
 	INIT_LIST_HEAD(&buf->maps);
 	INIT_WORK(&buf->invalidate, memfd_dmabuf_invalidate_work);
+	init_waitqueue_head(&buf->told);
 	mutex_init(&buf->pin_lock);
 	buf->flags = flags;
 	buf->pid = task_tgid_nr(current);
@@ -1353,18 +1692,7 @@ memfd_dmabuf_new(u32 flags, const struct memfd_dmabuf_range *ranges,
 		return ERR_PTR(ret);
 	}
 
-	dmabuf = memfd_dmabuf_export(buf);
-	if (IS_ERR(dmabuf)) {
-		memfd_dmabuf_free(buf);
-		return dmabuf;
-	}
-
-	ret = memfd_dmabuf_wait_discards(buf);
-	if (ret) {
-		dma_buf_put(dmabuf);
-		return ERR_PTR(ret);
-	}
-	return dmabuf;
+	return memfd_dmabuf_export(buf);
 }
 
 /**
@@ -1406,7 +1734,7 @@ static long memfd_dmabuf_create(struct memfd_dmabuf_create __user *arg)
 		return -EINVAL;
 	if (!create.count)
 		return -EINVAL;
-	if (create.count > READ_ONCE(list_limit))
+	if (create.count > min(READ_ONCE(list_limit), MEMFD_DMABUF_MAX_RANGES))
 		return -E2BIG;
 
 	ranges = vmemdup_array_user(u64_to_user_ptr(create.ranges),
@@ -1458,43 +1786,72 @@ static int count_stale(struct memfd_dmabuf *buf,
 	return 0;
 }
 
+/* The @nth pinned set of pages, with a reference, if there is one. */
+static struct memfd_dmabuf_pages *get_pinned(struct memfd_dmabuf *buf,
+					     unsigned long nth)
+{
+	struct memfd_dmabuf_pages *set = buf->vmap;
+	struct dma_buf_attachment *attach;
+
+	if (set && !nth--)
+		goto found;
+	list_for_each_entry(attach, &buf->dmabuf->attachments, node) {
+		struct memfd_dmabuf_attachment *a = attach->priv;
+
+		set = a->pinned;
+		if (set && !nth--)
+			goto found;
+	}
+	return NULL;
+
+found:
+	refcount_inc(&set->users);
+	return set;
+}
+
 /**
  * memfd_dmabuf_get_info() - tell about a buffer
  * @dmabuf: some dma-buf
  * @info: filled in, but for &memfd_dmabuf_info.fd
+ * @wait: whether to wait for importers that are busy with it
  *
  * Context: Process context, takes the dma-buf's reservation lock.
- * Return: 0, -EINVAL if @dmabuf is not one of ours, -EINTR.
+ * Return: 0, -EINVAL if @dmabuf is not one of ours, -EINTR, -EBUSY if it would
+ * have to wait; then only pinned and stale pages are not filled in.
  */
 VISIBLE_IF_KUNIT int memfd_dmabuf_get_info(struct dma_buf *dmabuf,
-					   struct memfd_dmabuf_info *info)
+					   struct memfd_dmabuf_info *info,
+					   bool wait)
 {
-	struct dma_buf_attachment *attach;
+	struct memfd_dmabuf_pages *set;
 	struct memfd_dmabuf *buf;
+	unsigned long i = 0;
 	int ret;
 
 	if (dmabuf->ops != &memfd_dmabuf_ops)
 		return -EINVAL;
 	buf = dmabuf->priv;
-	ret = dma_resv_lock_interruptible(dmabuf->resv, NULL);
-	if (ret)
-		return ret;
-
 	info->flags = buf->flags;
 	info->size = buf->size;
 	info->runs = buf->nr_runs;
-	info->pinned_pages = buf->nr_pins * nr_pages(buf);
 	info->stale_pages = 0;
-	if (buf->vmap)
-		ret = count_stale(buf, buf->vmap, &info->stale_pages);
-	list_for_each_entry(attach, &dmabuf->attachments, node) {
-		struct memfd_dmabuf_attachment *a = attach->priv;
-
-		if (a->pinned && !ret)
-			ret = count_stale(buf, a->pinned, &info->stale_pages);
-	}
 	info->discards = atomic64_read(&buf->discards);
-	dma_resv_unlock(dmabuf->resv);
+	do {
+		if (!wait && !dma_resv_trylock(dmabuf->resv))
+			return -EBUSY;
+		ret = wait ? dma_resv_lock_interruptible(dmabuf->resv, NULL) : 0;
+		if (ret)
+			return ret;
+		info->pinned_pages = buf->nr_pins * nr_pages(buf);
+		set = get_pinned(buf, i++);
+		dma_resv_unlock(dmabuf->resv);
+
+		/* Not under the lock: it takes long, and importers need it. */
+		if (set) {
+			ret = count_stale(buf, set, &info->stale_pages);
+			memfd_dmabuf_put_pages(set);
+		}
+	} while (set && !ret);
 	return ret;
 }
 
@@ -1510,7 +1867,7 @@ static long memfd_dmabuf_info(struct memfd_dmabuf_info __user *arg)
 	dmabuf = dma_buf_get(info.fd);
 	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf);
-	ret = memfd_dmabuf_get_info(dmabuf, &info);
+	ret = memfd_dmabuf_get_info(dmabuf, &info, true);
 	if (!ret && copy_to_user(arg, &info, sizeof(info)))
 		ret = -EFAULT;
 	dma_buf_put(dmabuf);
@@ -1544,32 +1901,64 @@ static unsigned long count_mappings(struct address_space *mapping)
 	return nr;
 }
 
-static int buffers_show(struct seq_file *s, void *unused)
+/* The buffer after @buf, kept until its own turn to be @buf. */
+static struct memfd_dmabuf *next_buffer(struct memfd_dmabuf *buf)
+{
+	struct memfd_dmabuf *next;
+
+	mutex_lock(&buffers_lock);
+	next = buf ?: list_entry(&buffers, struct memfd_dmabuf, node);
+	list_for_each_entry_continue(next, &buffers, node) {
+		if (lockref_get_not_zero(&next->dentry->d_lockref))
+			break;
+	}
+	if (list_entry_is_head(next, &buffers, node))
+		next = NULL;
+	mutex_unlock(&buffers_lock);
+	if (buf)
+		dput(buf->dentry);
+	return next;
+}
+
+static int show_buffer(struct seq_file *s, struct memfd_dmabuf *buf)
 {
 	struct memfd_dmabuf_info info;
-	struct memfd_dmabuf *buf;
-	int ret = 0;
+	int ret;
+
+	ret = memfd_dmabuf_get_info(buf->dmabuf, &info, false);
+	if (ret && ret != -EBUSY)
+		return ret;
+	seq_printf(s, "%lu\t%s%s%s\t%llu\t%llu\t%lu\t%lu\t",
+		   buf->inode->i_ino, is_rdonly(buf) ? "ro" : "rw",
+		   info.flags & MEMFD_DMABUF_NOALLOC ? ",noalloc" : "",
+		   info.flags & MEMFD_DMABUF_DENY_DISCARD ? ",deny_discard" : "",
+		   info.size, info.runs, buf->nr_files,
+		   count_mappings(buf->inode->i_mapping));
+	if (ret)
+		seq_puts(s, "busy\tbusy\t");
+	else
+		seq_printf(s, "%llu\t%llu\t", info.pinned_pages,
+			   info.stale_pages);
+	seq_printf(s, "%llu\t%d\t", info.discards, buf->pid);
+	seq_escape(s, buf->comm, "\t\n\\");
+	seq_putc(s, '\n');
+	return 0;
+}
+
+static int buffers_show(struct seq_file *s, void *unused)
+{
+	struct memfd_dmabuf *buf = NULL;
+	int ret;
 
 	seq_puts(s, "inode\tflags\tsize\truns\tfiles\tmappings\tpinned\tstale\tdiscards\tpid\tcomm\n");
-	mutex_lock(&buffers_lock);
-	list_for_each_entry(buf, &buffers, node) {
-		ret = memfd_dmabuf_get_info(buf->dmabuf, &info);
-		if (ret)
-			break;
-		seq_printf(s, "%lu\t%s%s%s\t%llu\t%llu\t%zu\t%lu\t%llu\t%llu\t%llu\t%d\t",
-			   buf->inode->i_ino, is_rdonly(buf) ? "ro" : "rw",
-			   info.flags & MEMFD_DMABUF_NOALLOC ? ",noalloc" : "",
-			   info.flags & MEMFD_DMABUF_DENY_DISCARD ?
-					",deny_discard" : "",
-			   info.size, info.runs, list_count_nodes(&buf->files),
-			   count_mappings(buf->inode->i_mapping),
-			   info.pinned_pages, info.stale_pages, info.discards,
-			   buf->pid);
-		seq_escape(s, buf->comm, "\t\n\\");
-		seq_putc(s, '\n');
+	while ((buf = next_buffer(buf))) {
+		ret = show_buffer(s, buf);
+		if (ret) {
+			dput(buf->dentry);
+			return ret;
+		}
 	}
-	mutex_unlock(&buffers_lock);
-	return ret;
+	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(buffers);
 

@@ -23,6 +23,7 @@
 #include <linux/kthread.h>
 #include <linux/memfd.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/mount.h>
 #include <linux/pagemap.h>
 #include <linux/scatterlist.h>
@@ -30,6 +31,7 @@
 #include <linux/sizes.h>
 #include <linux/swap.h>
 #include <linux/swiotlb.h>
+#include <linux/uaccess.h>
 #include <linux/vmalloc.h>
 
 #include "memfd_dmabuf.h"
@@ -235,7 +237,7 @@ static void expect_info(struct kunit *test, struct dma_buf *dmabuf,
 {
 	struct memfd_dmabuf_info info = {};
 
-	KUNIT_EXPECT_EQ(test, 0, memfd_dmabuf_get_info(dmabuf, &info));
+	KUNIT_EXPECT_EQ(test, 0, memfd_dmabuf_get_info(dmabuf, &info, true));
 	KUNIT_EXPECT_EQ(test, pinned_pages, info.pinned_pages);
 	KUNIT_EXPECT_EQ(test, stale_pages, info.stale_pages);
 	KUNIT_EXPECT_EQ(test, dmabuf->size, info.size);
@@ -855,8 +857,8 @@ static void pin_during_discard_test(struct kunit *test)
 		start_puncher(test, &puncher, file);
 		KUNIT_EXPECT_NE(test, 0,
 				wait_for_completion_timeout(&imp->told, TIMEOUT));
-		KUNIT_EXPECT_EQ(test, -EBUSY, pin(imp));
-		KUNIT_EXPECT_EQ(test, -EBUSY, attach_static(other));
+		KUNIT_EXPECT_EQ(test, -EAGAIN, pin(imp));
+		KUNIT_EXPECT_EQ(test, -EAGAIN, attach_static(other));
 		expect_waits(test, &puncher);
 		dma_fence_signal(fence);
 		join_puncher(test, &puncher);
@@ -915,6 +917,106 @@ static void interrupted_lock_test(struct kunit *test)
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
 							     TIMEOUT));
 	KUNIT_EXPECT_EQ(test, 1, imp->moved);
+	expect_unused(test, file);
+}
+
+/* Whatever importers do, the owner of the file goes on after a second. */
+static void bounded_wait_test(struct kunit *test)
+{
+	struct file *file = new_file(test, 4);
+	struct dma_buf *dmabuf = new_simple_buffer(test, 0, file, 4);
+	struct importer *imp = new_dynamic(test, dmabuf);
+	struct dma_fence *fence = new_fence(test);
+	unsigned long start = jiffies;
+
+	/* somebody works on the buffer for ever */
+	dma_resv_lock(dmabuf->resv, NULL);
+	KUNIT_EXPECT_EQ(test, 0, punch(file, 0, 1));
+	KUNIT_EXPECT_GE(test, jiffies - start, HZ);
+	KUNIT_EXPECT_LT(test, jiffies - start, TIMEOUT / 2);
+	KUNIT_EXPECT_NULL(test, file_page(file, 0));
+	KUNIT_EXPECT_EQ(test, 0, imp->moved);
+	dma_resv_unlock(dmabuf->resv);
+	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
+							     TIMEOUT));
+	KUNIT_EXPECT_EQ(test, 1, imp->moved);
+
+	/* a fence is never signalled; the discards after it do not wait longer */
+	imp->fence = fence;
+	start = jiffies;
+	KUNIT_EXPECT_EQ(test, 0, punch(file, 1, 1));
+	KUNIT_EXPECT_GE(test, jiffies - start, HZ);
+	KUNIT_EXPECT_LT(test, jiffies - start, TIMEOUT / 2);
+	KUNIT_EXPECT_EQ(test, 0, truncate(file, 2 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 3, imp->moved);
+	dma_fence_signal(fence);
+	start = jiffies;
+	KUNIT_EXPECT_EQ(test, 0, truncate(file, 0));
+	KUNIT_EXPECT_LT(test, jiffies - start, HZ);
+	expect_unused(test, file);
+}
+
+/* A buffer is made beside whoever changes the file, but for a discard. */
+static void create_during_discard_test(struct kunit *test)
+{
+	struct file *file = new_file(test, 2);
+	struct dma_buf *dmabuf = new_simple_buffer(test, 0, file, 2), *more;
+	struct importer *imp = new_dynamic(test, dmabuf);
+	struct dma_fence *fence = new_fence(test);
+	struct puncher puncher;
+
+	inode_lock(file_inode(file));
+	more = make_buffer(0, &(struct piece){ file, 0, 1 }, 1);
+	inode_unlock(file_inode(file));
+	KUNIT_ASSERT_FALSE(test, IS_ERR(more));
+	put_buffer(more);
+
+	imp->fence = fence;
+	start_puncher(test, &puncher, file);
+	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
+							     TIMEOUT));
+	more = make_buffer(0, &(struct piece){ file, 0, 1 }, 1);
+	/* that discard is over, though nobody has signalled the fence */
+	KUNIT_EXPECT_NULL(test, file_page(file, 0));
+	KUNIT_ASSERT_FALSE(test, IS_ERR(more));
+	KUNIT_EXPECT_FALSE(test, mapping_discarding(file->f_mapping));
+	join_puncher(test, &puncher);
+	put_buffer(more);
+	dma_fence_signal(fence);
+	expect_unused(test, file);
+}
+
+/* A page that has been mapped so often that its count may overflow. */
+static void references_test(struct kunit *test)
+{
+	struct file *file = new_file(test, 3);
+	struct dma_buf *dmabuf = new_simple_buffer(test, 0, file, 3);
+	const int many = INT_MAX / 2;
+	unsigned long addr;
+	struct folio *folio;
+	u32 value;
+
+	addr = kunit_vm_mmap(test, dmabuf->file, 0, 3 * PAGE_SIZE, PROT_READ,
+			     MAP_SHARED, 0);
+	KUNIT_ASSERT_FALSE(test, !addr || IS_ERR_VALUE(addr));
+	folio = filemap_get_folio(file->f_mapping, 1);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+
+	folio_ref_add(folio, many);
+	/* the access itself, and one to what is beside it */
+	KUNIT_EXPECT_EQ(test, -EFAULT, get_user(value, (u32 __user *)
+						(addr + PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, 0, get_user(value, (u32 __user *)addr));
+	KUNIT_EXPECT_EQ(test, 1000, value);
+	KUNIT_EXPECT_FALSE(test, folio_mapped(folio));
+	folio_ref_sub(folio, many);
+
+	KUNIT_EXPECT_EQ(test, 0, get_user(value, (u32 __user *)
+					  (addr + PAGE_SIZE)));
+	KUNIT_EXPECT_EQ(test, 1001, value);
+	KUNIT_EXPECT_TRUE(test, folio_mapped(folio));
+	folio_put(folio);
+	vm_munmap(addr, 3 * PAGE_SIZE);
 	expect_unused(test, file);
 }
 
@@ -1842,7 +1944,7 @@ static void check_state(struct model *m)
 		for (i = 0; i < SEQ_PAGES; i++)
 			stale += m->held[by][i] != m->ids[i];
 	}
-	check(m, !memfd_dmabuf_get_info(m->dmabuf, &info), "info");
+	check(m, !memfd_dmabuf_get_info(m->dmabuf, &info, true), "info");
 	check(m, info.pinned_pages == pinned, "pinned_pages");
 	check(m, info.stale_pages == stale, "stale_pages");
 	check(m, info.discards == m->discards, "discards");
@@ -2006,6 +2108,9 @@ static struct kunit_case memfd_dmabuf_cases[] = {
 	KUNIT_CASE(pin_during_discard_test),
 	KUNIT_CASE(interrupted_wait_test),
 	KUNIT_CASE(interrupted_lock_test),
+	KUNIT_CASE_SLOW(bounded_wait_test),
+	KUNIT_CASE(create_during_discard_test),
+	KUNIT_CASE(references_test),
 	KUNIT_CASE(put_during_discard_test),
 	KUNIT_CASE(stale_test),
 	KUNIT_CASE(deny_test),

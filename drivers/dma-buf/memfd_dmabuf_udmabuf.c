@@ -32,9 +32,10 @@ static int list_limit = 65536;
 module_param(list_limit, int, 0644);
 MODULE_PARM_DESC(list_limit, "udmabuf_create_list->count limit. Default is 65536.");
 
-static int size_limit_mb = 64;
+/* As Linux 7.3: 8K video and cameras take more than the 64 of before. */
+static int size_limit_mb = INT_MAX;
 module_param(size_limit_mb, int, 0644);
-MODULE_PARM_DESC(size_limit_mb, "Max size of a dmabuf, in megabytes. Default is 64.");
+MODULE_PARM_DESC(size_limit_mb, "Max size of a dmabuf, in megabytes. Default is no limit.");
 
 #define SEALS_WANTED	F_SEAL_SHRINK
 #define SEALS_DENIED	(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
@@ -154,7 +155,8 @@ static long create_list(const struct udmabuf_create_list __user *arg)
 
 	if (copy_from_user(&head, arg, sizeof(head)))
 		return -EFAULT;
-	if (head.count > READ_ONCE(list_limit))
+	if (head.count > min_t(u32, READ_ONCE(list_limit),
+			       MEMFD_DMABUF_MAX_RANGES))
 		return -EINVAL;
 	ranges = vmemdup_array_user(arg->list, head.count, sizeof(*ranges));
 	if (IS_ERR(ranges))

@@ -11,9 +11,16 @@
 #include <linux/interval_tree.h>
 #include <linux/jump_label.h>
 #include <linux/pagemap.h>
+#include <linux/wait_bit.h>
 
 struct filemap_subscription;
 struct filemap_watch;
+
+/*
+ * Notifiers for few pages are in a hash table. Who repeats pages does not make
+ * others wait: a chain has no more than that, the rest is in a tree.
+ */
+#define FILEMAP_CHAIN_AT_MOST 32
 
 /**
  * struct filemap_notifier_ops - what a subscriber is told
@@ -28,10 +35,9 @@ struct filemap_notifier_ops {
 	 * Called for truncate, hole punch, reclaim, migration, split, collapse
 	 * and memory failure, as the file's own mappings are unmapped. When it
 	 * returns, nothing may be mapped at subscriber pages @first to @last
-	 * (inclusive). Where a great many notifiers are concerned, the range is
-	 * 0 to ULONG_MAX, and includes pages that stay. What is mapped there
-	 * afterwards is the subscriber's business: to be safe it maps a folio
-	 * only while that folio is locked and still belongs to the file.
+	 * (inclusive). What is mapped there afterwards is the subscriber's
+	 * business: to be safe it maps a folio only while that folio is locked
+	 * and still belongs to the file.
 	 *
 	 * Context: The file's watch lock is held for read, and usually the
 	 * folio is locked. No i_mmap_rwsem is held. May sleep, and be called
@@ -92,7 +98,9 @@ struct filemap_notifier_ops {
  *	before notifiers are added
  * @node: in the list of the file's subscriptions
  * @discards: in the list of those that are told of the discard under way
- * @nr: number of notifiers
+ * @nr_new: number of notifiers to be added, set by the subscriber
+ * @nr_tree: number of notifiers that have been put in the tree; a page that is
+ *	in more than FILEMAP_CHAIN_AT_MOST of them has the others there
  * @discarding: pages of some notifier are being discarded
  *
  * Embed it in whatever the operations need to find.
@@ -103,7 +111,8 @@ struct filemap_subscription {
 	struct address_space *mapping;
 	struct list_head node;
 	struct list_head discards;
-	unsigned long nr;
+	unsigned long nr_new;
+	unsigned long nr_tree;
 	bool discarding;
 };
 
@@ -141,6 +150,29 @@ static inline pgoff_t filemap_notifier_index(const struct filemap_notifier *n,
 }
 
 /**
+ * filemap_notifier_orders() - which folios an interval has room for
+ * @n: the interval
+ * @index: a page cache index in it
+ *
+ * Return: A bit for each order whose folio around @index would have no page that
+ * is not in @n.
+ */
+static inline unsigned long
+filemap_notifier_orders(const struct filemap_notifier *n, pgoff_t index)
+{
+	unsigned long orders = BIT(0);
+	unsigned int order;
+
+	for (order = 1; order <= MAX_PAGECACHE_ORDER; order++) {
+		if (round_down(index, 1UL << order) < n->it.start ||
+		    (index | ((1UL << order) - 1)) > n->it.last)
+			break;
+		orders |= BIT(order);
+	}
+	return orders;
+}
+
+/**
  * filemap_fits_pmd() - whether a huge page could be mapped around a fault
  * @vmf: the fault, in a vma whose pages are those of the subscriber
  * @n: the interval with the page of the fault
@@ -168,9 +200,10 @@ int filemap_subscribe(struct filemap_subscription *sub,
 		      struct address_space *mapping,
 		      const struct filemap_notifier_ops *ops);
 void filemap_unsubscribe(struct filemap_subscription *sub);
-void filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr);
+int filemap_notifiers_add(struct filemap_notifier *notifiers, size_t nr);
 void filemap_notifiers_remove(struct filemap_notifier *notifiers, size_t nr);
 struct folio *filemap_pin_folio(struct address_space *mapping, pgoff_t index);
+int filemap_wait_discard(struct address_space *mapping);
 void filemap_wait_unlocked(struct address_space *mapping, pgoff_t index);
 vm_fault_t filemap_map_folio(struct vm_fault *vmf, struct folio *folio,
 			     const struct filemap_notifier *n);
@@ -198,10 +231,25 @@ static inline bool mapping_watched(struct address_space *mapping)
 	       test_bit(AS_WATCHED, &mapping->flags);
 }
 
-static inline bool mapping_discarded(struct address_space *mapping)
+static inline bool mapping_discarding(struct address_space *mapping)
 {
-	return static_branch_unlikely(&filemap_watched) &&
-	       test_bit(AS_DISCARDED, &mapping->flags);
+	return test_bit(AS_DISCARDING, &mapping->flags);
+}
+
+static inline void mapping_start_discarding(struct address_space *mapping)
+{
+	set_bit(AS_DISCARDING, &mapping->flags);
+	/* Whoever adds notifiers sees this, or is seen: filemap_wait_discard(). */
+	smp_mb__after_atomic();
+}
+
+static inline void mapping_stop_discarding(struct address_space *mapping)
+{
+	clear_bit_unlock(AS_DISCARDING, &mapping->flags);
+	/* Whoever waits sees this, or is seen; nobody before a file is watched. */
+	smp_mb__after_atomic();
+	if (static_branch_unlikely(&filemap_watched))
+		wake_up_var(&mapping->flags);
 }
 
 static inline bool folio_watched(struct folio *folio)
@@ -248,9 +296,17 @@ static inline bool mapping_watched(struct address_space *mapping)
 	return false;
 }
 
-static inline bool mapping_discarded(struct address_space *mapping)
+static inline bool mapping_discarding(struct address_space *mapping)
 {
 	return false;
+}
+
+static inline void mapping_start_discarding(struct address_space *mapping)
+{
+}
+
+static inline void mapping_stop_discarding(struct address_space *mapping)
+{
 }
 
 static inline bool folio_watched(struct folio *folio)
@@ -305,9 +361,16 @@ static inline void filemap_notify_unmap_folio(struct folio *folio)
 static inline int filemap_notify_discard_begin(struct address_space *mapping,
 					       loff_t start, loff_t end)
 {
+	int error = 0;
+
+	if (end >> PAGE_SHIFT <= DIV_ROUND_UP_ULL(start, PAGE_SIZE))
+		return 0;
+	mapping_start_discarding(mapping);
 	if (mapping_watched(mapping))
-		return __filemap_notify_discard_begin(mapping, start, end);
-	return 0;
+		error = __filemap_notify_discard_begin(mapping, start, end);
+	if (error)
+		mapping_stop_discarding(mapping);
+	return error;
 }
 
 /**
@@ -322,8 +385,11 @@ static inline int filemap_notify_discard_begin(struct address_space *mapping,
 static inline void filemap_notify_discard_end(struct address_space *mapping,
 					      loff_t start, loff_t end)
 {
-	if (mapping_discarded(mapping))
+	if (!mapping_discarding(mapping))
+		return;
+	if (test_bit(AS_DISCARD_TOLD, &mapping->flags))
 		__filemap_notify_discard_end(mapping, start, end);
+	mapping_stop_discarding(mapping);
 }
 
 /**

@@ -114,6 +114,26 @@ TRACE_EVENT(memfd_dmabuf_discard,
 		  __entry->last, __entry->pins)
 );
 
+TRACE_EVENT(memfd_dmabuf_unfinished,
+
+	TP_PROTO(unsigned long ino, long error),
+
+	TP_ARGS(ino, error),
+
+	TP_STRUCT__entry(
+		__field(unsigned long, ino)
+		__field(long, error)
+	),
+
+	TP_fast_assign(
+		__entry->ino = ino;
+		__entry->error = error;
+	),
+
+	TP_printk("ino=%lu %s", __entry->ino,
+		  __entry->error ? "interrupted" : "time up")
+);
+
 TRACE_EVENT(memfd_dmabuf_release,
 
 	TP_PROTO(unsigned long ino),
