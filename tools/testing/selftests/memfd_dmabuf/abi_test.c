@@ -6,6 +6,7 @@
 #include "common.h"
 
 #include <dirent.h>
+#include <linux/fs.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -223,9 +224,10 @@ TEST_F(abi, list_limit)
 	struct memfd_dmabuf_range *r = calloc(nr + 1, sizeof(*r));
 	int buf;
 
-	/* alternating, so that nothing merges */
+	/* so that nothing merges */
+	ASSERT_EQ(0, ftruncate(self->memfd, 2 * (nr + 1) * PAGE));
 	for (unsigned int i = 0; i <= nr; i++)
-		r[i] = range(self->memfd, i % 2 * 2, 1);
+		r[i] = range(self->memfd, i * 2, 1);
 	EXPECT_EQ(-E2BIG, create(self->dev, r, nr + 1));
 	EXPECT_EQ(-E2BIG, create(self->dev, r, UINT32_MAX));
 	buf = create(self->dev, r, nr);
@@ -613,7 +615,7 @@ TEST_F(abi, allocation_failures)
 	struct memfd_dmabuf_range r[600];
 
 	for (int i = 0; i < 600; i++)
-		r[i] = range(i % 3 ? self->memfd : other, i % 2, 1);
+		r[i] = range(i % 3 ? self->memfd : other, i * 7 % PAGES, 1);
 
 	ASSERT_EQ(0, write_file("/sys/kernel/debug/failslab/ignore-gfp-wait",
 				"N"));
@@ -718,6 +720,82 @@ TEST_F(abi, noexec)
 	EXPECT_NE(MAP_FAILED, map);
 	munmap(map, PAGE);
 	close(buf);
+	close(fd);
+	EXPECT_EQ(0, umount(dir));
+	rmdir(dir);
+}
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL	0x0008U
+#endif
+#ifndef MFD_EXEC
+#define MFD_EXEC	0x0010U
+#endif
+
+/* Who has sealed a memfd against execution finds it so in the buffer. */
+TEST_F(abi, noexec_seal)
+{
+	struct memfd_dmabuf_range r[2];
+	int noexec, exec, buf;
+	char *map;
+
+	noexec = memfd_create("noexec", MFD_NOEXEC_SEAL | MFD_CLOEXEC);
+	ASSERT_LE(0, noexec);
+	exec = memfd_create("exec", MFD_EXEC | MFD_CLOEXEC);
+	ASSERT_LE(0, exec);
+	ASSERT_EQ(0, ftruncate(noexec, PAGE));
+	ASSERT_EQ(0, ftruncate(exec, PAGE));
+
+	/* one of them is enough */
+	r[0] = range(exec, 0, 1);
+	r[1] = range(noexec, 0, 1);
+	buf = create(self->dev, r, 2);
+	ASSERT_LE(0, buf);
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, PAGE, PROT_READ | PROT_EXEC,
+				   MAP_SHARED, buf, 0));
+	EXPECT_EQ(EPERM, errno);
+	map = map_shared(buf, 2);
+	ASSERT_NE(MAP_FAILED, map);
+	EXPECT_EQ(-1, mprotect(map, PAGE, PROT_READ | PROT_EXEC));
+	EXPECT_EQ(EACCES, errno);
+	munmap(map, 2 * PAGE);
+	close(buf);
+
+	buf = create(self->dev, r, 1);
+	map = mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, buf, 0);
+	EXPECT_NE(MAP_FAILED, map);
+	munmap(map, PAGE);
+	close(buf);
+	close(noexec);
+	close(exec);
+}
+
+/* What is there to be added to cannot be mapped for writing, as mmap() says. */
+TEST_F(abi, append_only)
+{
+	char dir[] = "/tmp/memfd_dmabuf.XXXXXX", path[64];
+	struct memfd_dmabuf_range r;
+	int fd, flags, buf;
+
+	ASSERT_NE(NULL, mkdtemp(dir));
+	ASSERT_EQ(0, mount("tmpfs", dir, "tmpfs", 0, NULL));
+	snprintf(path, sizeof(path), "%s/log", dir);
+	fd = open(path, O_RDWR | O_APPEND | O_CREAT, 0600);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, PAGE));
+	ASSERT_EQ(0, ioctl(fd, FS_IOC_GETFLAGS, &flags));
+	flags |= FS_APPEND_FL;
+	ASSERT_EQ(0, ioctl(fd, FS_IOC_SETFLAGS, &flags));
+	ASSERT_EQ(MAP_FAILED, map_shared(fd, 1));
+	ASSERT_EQ(EACCES, errno);
+
+	r = range(fd, 0, 1);
+	EXPECT_EQ(-EACCES, create(self->dev, &r, 1));
+	buf = create_flags(self->dev, MEMFD_DMABUF_RDONLY, &r, 1);
+	EXPECT_LE(0, buf);
+	close(buf);
+	flags &= ~FS_APPEND_FL;
+	EXPECT_EQ(0, ioctl(fd, FS_IOC_SETFLAGS, &flags));
 	close(fd);
 	EXPECT_EQ(0, umount(dir));
 	rmdir(dir);

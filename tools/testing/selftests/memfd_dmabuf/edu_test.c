@@ -536,6 +536,162 @@ TEST_F(kinds, no_page)
 
 /* Importers that can be told */
 
+/*
+ * Two importers. Where they have bounce buffers, each has its own: what one has
+ * written is not to be overwritten by what the other has not touched, whichever
+ * of them came first.
+ */
+
+FIXTURE(two) {
+	struct bench b;
+	int writer;
+	int other;
+};
+
+FIXTURE_VARIANT(two) {
+	unsigned int flags;
+	bool writer_is_last;
+};
+
+FIXTURE_VARIANT_ADD(two, first_writes) { .writer_is_last = false };
+FIXTURE_VARIANT_ADD(two, last_writes) { .writer_is_last = true };
+FIXTURE_VARIANT_ADD(two, dynamic_first_writes) { .flags = EDU_DYNAMIC };
+FIXTURE_VARIANT_ADD(two, dynamic_last_writes)
+{
+	.flags = EDU_DYNAMIC,
+	.writer_is_last = true,
+};
+
+FIXTURE_SETUP(two)
+{
+	struct bench *b = &self->b;
+	int last;
+
+	bench_open(_metadata, b, 0);
+	fill(_metadata, b, 1);
+	last = open("/dev/memfd_dmabuf_edu", O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, last);
+	ASSERT_EQ(0, attach_and_map(b->edu, b->buf, variant->flags,
+				    EDU_BIDIRECTIONAL));
+	ASSERT_EQ(0, attach_and_map(last, b->buf, variant->flags,
+				    EDU_BIDIRECTIONAL));
+	self->writer = variant->writer_is_last ? last : b->edu;
+	self->other = variant->writer_is_last ? b->edu : last;
+}
+
+FIXTURE_TEARDOWN(two)
+{
+	close(self->b.edu == self->writer ? self->other : self->writer);
+	bench_close(_metadata, &self->b);
+}
+
+TEST_F(two, one_writes)
+{
+	struct bench *b = &self->b;
+
+	ASSERT_EQ(0, copy_page(self->writer, 0, 1));
+	expect_copy(b, 1, own(0, 1), 1);
+	/* and again, as often as anybody looks */
+	expect_copy(b, 1, own(0, 1), 1);
+	ASSERT_EQ(0, copy_page(self->writer, 2, 1));
+	expect_copy(b, 1, own(2, 1), 1);
+	/* what it has been given by the CPU it has not written */
+	fill(_metadata, b, 2);
+	for (unsigned int i = 0; i < BUF_PAGES; i++) {
+		expect_own(b, i, 2);
+	}
+	/* nor does the end of a mapping bring it back */
+	ASSERT_EQ(0, copy_page(self->writer, 0, 1));
+	ASSERT_EQ(0, unmap(self->writer));
+	ASSERT_EQ(0, unmap(self->other));
+	expect_copy(b, 1, own(0, 2), 2);
+}
+
+TEST_F(two, both_write)
+{
+	struct bench *b = &self->b;
+
+	/* other pages, and other bytes of one page */
+	ASSERT_EQ(0, copy_page(self->writer, 0, 1));
+	ASSERT_EQ(0, copy_page(self->other, 2, 3));
+	ASSERT_EQ(0, page_to_device(self->writer, 0));
+	ASSERT_EQ(0, copy(self->writer, 4 * PAGE, 0, 1024, EDU_TO_MEMORY));
+	ASSERT_EQ(0, page_to_device(self->other, 2));
+	ASSERT_EQ(0, copy(self->other, 4 * PAGE + 1024, 0, 1024,
+			  EDU_TO_MEMORY));
+	begin_read(b->buf);
+	EXPECT_TRUE(copy_is(in_file(b, 1), own(0, 1), own(1, 1)));
+	EXPECT_TRUE(copy_is(in_file(b, 3), own(2, 1), own(3, 1)));
+	for (unsigned int i = 0; i < PAGE / 8; i++) {
+		uint64_t *words = (uint64_t *)in_file(b, 4);
+
+		EXPECT_EQ(i < 128 ? own(0, 1) : i < 256 ? own(2, 1) : own(4, 1),
+			  PEEK(&words[i]));
+	}
+	end_read(b->buf);
+
+	/* one after the other, and what the CPU has seen is from then on old */
+	ASSERT_EQ(0, copy_page(self->other, 0, 5));
+	expect_copy(b, 5, own(0, 1), 1);
+	ASSERT_EQ(0, copy_page(self->writer, 2, 5));
+	expect_copy(b, 5, own(2, 1), 1);
+	ASSERT_EQ(0, unmap(self->other));
+	expect_copy(b, 5, own(2, 1), 1);
+	ASSERT_EQ(0, unmap(self->writer));
+	expect_copy(b, 5, own(2, 1), 1);
+}
+
+/*
+ * A device that can reach all of the memory needs no bounce buffer, and writes
+ * as the CPU does here: to the memory, and without telling anybody.
+ */
+TEST_F(two, one_goes_directly)
+{
+	struct bench *b = &self->b;
+
+	fill_page(in_file(b, 2), own(2, 3));
+	ASSERT_EQ(0, copy_page(self->writer, 0, 1));
+	expect_own(b, 2, 3);
+	expect_copy(b, 1, own(0, 1), 1);
+	fill_page(in_file(b, 3), own(3, 3));
+	ASSERT_EQ(0, unmap(self->writer));
+	ASSERT_EQ(0, unmap(self->other));
+	expect_own(b, 2, 3);
+	expect_own(b, 3, 3);
+	expect_copy(b, 1, own(0, 1), 1);
+}
+
+/* A page that is in the buffer twice: either place will do. */
+TEST_F(kinds, repeated_page)
+{
+	struct bench *b = &self->b;
+	struct memfd_dmabuf_range r[] = {
+		range(b->memfd, 3, 1), range(b->memfd, 7, 1),
+		range(b->memfd, 3, 1),
+	};
+	uint64_t *words = (uint64_t *)(b->file + 3 * PAGE);
+
+	fill(_metadata, b, 1);
+	close(b->buf);
+	b->buf = create(b->dev, r, 3);
+	ASSERT_LE(0, b->buf);
+	for (unsigned int place = 0; place < 3; place += 2) {
+		ASSERT_EQ(0, attach_and_map(b->edu, b->buf, variant->flags,
+					    EDU_BIDIRECTIONAL));
+		ASSERT_EQ(0, page_to_device(b->edu, 1));
+		ASSERT_EQ(0, copy(b->edu, place * PAGE, 0, 512, EDU_TO_MEMORY));
+		begin_read(b->buf);
+		EXPECT_EQ(tag(1, 7, 1), PEEK(&words[0]));
+		EXPECT_EQ(tag(1, 7, 1), PEEK(&words[63]));
+		EXPECT_EQ(tag(1, 3, 1), PEEK(&words[64]));
+		end_read(b->buf);
+		ASSERT_EQ(0, unmap(b->edu));
+		ASSERT_EQ(0, detach(b->edu));
+		EXPECT_EQ(tag(1, 7, 1), PEEK(&words[0]));
+		fill(_metadata, b, 1);
+	}
+}
+
 FIXTURE(dynamic) {
 	struct bench b;
 };

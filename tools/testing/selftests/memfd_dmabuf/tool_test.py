@@ -29,6 +29,7 @@ from PIL import Image
 TOOLS = pathlib.Path(__file__).resolve().parents[3] / 'memfd_dmabuf'
 TOOL = TOOLS / 'memfd-dmabuf'
 RULES = '60-memfd-dmabuf.rules'
+BUFFERS = pathlib.Path('/sys/kernel/debug/memfd_dmabuf/buffers')
 PAGE = mmap.PAGESIZE
 
 RDONLY, NOALLOC, DENY_DISCARD = 2, 4, 8
@@ -329,14 +330,56 @@ def list_errors():
           'list', preexec_fn=without('/sys'))
 
 
-def without(folder):
-    """In a mount namespace of its own, where a folder is empty."""
+def mounted(folder, source, kind, flags):
+    """In a mount namespace of its own, where something is on a folder."""
     def run():
         check(libc.unshare(0x20000) == 0, 'unshare')
         check(libc.mount(b'none', b'/', None, 0x44000, None) == 0, 'private')
-        check(libc.mount(b'none', folder.encode(), b'tmpfs', 0, None) == 0,
-              'tmpfs')
+        check(libc.mount(source, os.fsencode(folder), kind, flags, None) == 0,
+              'mount')
     return run
+
+
+def without(folder):
+    return mounted(folder, b'none', b'tmpfs', 0)
+
+
+@contextlib.contextmanager
+def made_up(ino):
+    """Yield how to run the tool with a table of our own, and a function that
+    makes it the kernel's with these as both numbers of a buffer's pages."""
+    with tempfile.TemporaryDirectory() as folder:
+        def say(number):
+            rows = [row.split(b'\t')
+                    for row in BUFFERS.read_bytes().split(b'\n')]
+            at = rows[0].index(b'pinned')
+            equal(rows[0][at + 1], b'stale')
+            mine, = (row for row in rows if row[0] == b'%d' % ino)
+            mine[at:at + 2] = [str(number).encode()] * 2
+            new = pathlib.Path(folder, 'new')
+            new.write_bytes(b'\n'.join(map(b'\t'.join, rows)))
+            new.rename(new.with_name('buffers'))
+
+        bind = 0x1000
+        yield {'preexec_fn': mounted(BUFFERS.parent, os.fsencode(folder), None,
+                                     bind)}, say
+
+
+@test
+def list_busy():
+    """An importer works on a buffer: what is not known is not made up."""
+    fd, file = buffer(bytes(PAGE))
+    ino = inode(fd)
+    with made_up(ino) as (options, say):
+        say('busy')
+        buffers = json.loads(tool('list', '--json', **options))['buffers']
+        found = [buf for buf in buffers if buf['inode'] == ino]
+        equal(found, [listed(ino) | {'pinned': None, 'stale': None}])
+        text = tool('list', **options)
+        check(re.search(rf'^{ino} +rw +4K +1 +1 +0 +busy +busy +0 +\S', text,
+                        re.M), text)
+    os.close(fd)
+    os.close(file)
 
 
 # info
@@ -692,11 +735,11 @@ def dump_sealed():
 # watch
 
 @contextlib.contextmanager
-def watching(*args):
+def watching(*args, **options):
     """Yield a function that returns the next list."""
     with subprocess.Popen([TOOL, 'watch', *args], text=True,
                           stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE) as watch:
+                          stderr=subprocess.PIPE, **options) as watch:
         def lists():
             lines = []
             for line in watch.stdout:
@@ -752,6 +795,34 @@ def watch_changes():
         equal(lines[-1], f'gone: {ino}')
     for number in (other, other_file, file):
         os.close(number)
+
+
+@test
+def watch_busy():
+    """That an importer works on a buffer changes nothing."""
+    fd, file = buffer(bytes(PAGE))
+    ino = inode(fd)
+    with made_up(ino) as (options, say):
+        say(4)
+        with watching('-n', '0.1', **options) as lists:
+            def changes(number):
+                say(number)
+                seen = []
+                for _ in range(50):
+                    lines = lists()
+                    seen += [line for line in lines if 'changed' in line or
+                             line.startswith('gone')]
+                    if any(re.match(rf'{ino} .* {number} +{number} +0 ', line)
+                           for line in lines):
+                        return seen
+                raise AssertionError(lines)
+
+            equal(changes(4), [])
+            for number in ('busy', 4, 'busy', 'busy'):
+                equal(changes(number), [])
+            equal(changes(6), ['    changed: pinned +2; stale +2'])
+    os.close(fd)
+    os.close(file)
 
 
 @test

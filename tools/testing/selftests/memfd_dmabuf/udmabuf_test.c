@@ -216,17 +216,18 @@ TEST_F(udmabuf, many_ranges)
 {
 	struct parameter limit = { UDMABUF_PARAMETERS "list_limit" };
 	struct memfd_dmabuf_range *r = calloc(65537, sizeof(*r));
-	int buf;
+	int memfd = new_memfd(2 * 65537), buf;
 
+	ASSERT_EQ(0, fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK));
 	for (unsigned int i = 0; i < 65537; i++)
-		r[i] = range(self->memfd, i * 7 % NR, 1);
+		r[i] = range(memfd, i * 2, 1);
 	/* out of the box */
 	set(_metadata, &limit, "65536");
 	EXPECT_STREQ("65536", limit.was);
 	EXPECT_EQ(-EINVAL, create_udmabuf(r, 65537));
-	buf = create_udmabuf(r, 16384);
+	buf = create_udmabuf(r, 65536);
 	ASSERT_LE(0, buf);
-	EXPECT_EQ(16384, info(_metadata, self->ours, buf).runs);
+	EXPECT_EQ(65536, info(_metadata, self->ours, buf).runs);
 	close(buf);
 	set(_metadata, &limit, "3");
 	EXPECT_EQ(-EINVAL, create_udmabuf(r, 4));
@@ -234,6 +235,7 @@ TEST_F(udmabuf, many_ranges)
 	EXPECT_LE(0, buf);
 	close(buf);
 	set(_metadata, &limit, limit.was);
+	close(memfd);
 	free(r);
 }
 
@@ -245,8 +247,13 @@ TEST_F(udmabuf, size)
 
 	ASSERT_LE(0, memfd);
 	ASSERT_EQ(0, fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK));
+	/* no limit, as the newest udmabuf */
+	r[0] = range(memfd, 0, 65 * 256);
+	buf = create_udmabuf(r, 1);
+	EXPECT_LE(0, buf);
+	close(buf);
 	set(_metadata, &limit, "64");
-	EXPECT_STREQ("64", limit.was);
+	EXPECT_STREQ("2147483647", limit.was);
 	r[0] = range(memfd, 0, 64 * 256);
 	r[1] = range(memfd, 0, 1);
 	EXPECT_EQ(-EINVAL, create_udmabuf(r, 2));
