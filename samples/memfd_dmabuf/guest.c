@@ -151,8 +151,11 @@ static unsigned int in_memory(void)
 	unsigned int nr = 0;
 	unsigned char vec;
 
-	for (unsigned int i = 0; i < FRAME_PAGES; i++)
-		nr += !mincore(ram + ram_page(i) * PAGE, PAGE, &vec) && vec & 1;
+	for (unsigned int i = 0; i < FRAME_PAGES; i++) {
+		if (mincore(ram + ram_page(i) * PAGE, PAGE, &vec))
+			err(1, "mincore");
+		nr += vec & 1;
+	}
 	return nr;
 }
 
@@ -208,26 +211,34 @@ static bool swap_out(char *text)
 	return !left;
 }
 
+/* On which node each page is, or an error if there is no telling. */
+static void ask_nodes(void **pages, int *nodes)
+{
+	if (syscall(SYS_move_pages, 0, (unsigned long)FRAME_PAGES, pages, NULL,
+		    nodes, 0))
+		err(1, "move_pages");
+}
+
 static bool migrate(char *text)
 {
+	static int before[FRAME_PAGES], target[FRAME_PAGES], after[FRAME_PAGES];
 	static void *pages[FRAME_PAGES];
-	static int nodes[FRAME_PAGES], status[FRAME_PAGES];
 	unsigned int moved = 0;
 
 	for (unsigned int i = 0; i < FRAME_PAGES; i++) {
 		pages[i] = ram + ram_page(i) * PAGE;
 		__atomic_load_n((char *)pages[i], __ATOMIC_RELAXED);
 	}
-	if (syscall(SYS_move_pages, 0, (unsigned long)FRAME_PAGES, pages, NULL,
-		    nodes, 0))
-		err(1, "move_pages");
+	ask_nodes(pages, before);
 	for (unsigned int i = 0; i < FRAME_PAGES; i++)
-		nodes[i] = !nodes[i];
-	if (syscall(SYS_move_pages, 0, (unsigned long)FRAME_PAGES, pages, nodes,
-		    status, MPOL_MF_MOVE_ALL) < 0)
+		target[i] = !before[i];
+	if (syscall(SYS_move_pages, 0, (unsigned long)FRAME_PAGES, pages,
+		    target, after, MPOL_MF_MOVE_ALL) < 0)
 		err(1, "move_pages");
+	/* it leaves the status of pages that did not move as it was */
+	ask_nodes(pages, after);
 	for (unsigned int i = 0; i < FRAME_PAGES; i++)
-		moved += status[i] == nodes[i];
+		moved += before[i] >= 0 && after[i] == target[i];
 	sprintf(text, "%u of %u pages moved", moved, FRAME_PAGES);
 	return moved == FRAME_PAGES;
 }

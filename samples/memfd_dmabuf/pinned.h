@@ -11,7 +11,7 @@
 /* Pages pinned in the whole system. */
 static inline long all_pinned(void)
 {
-	long acquired = 0, released = 0, value;
+	long acquired = -1, released = -1, value;
 	char name[64];
 	FILE *f;
 	int fd;
@@ -31,6 +31,8 @@ static inline long all_pinned(void)
 			released = value;
 	}
 	fclose(f);
+	if (acquired < 0 || released < 0)
+		errx(2, "/proc/vmstat does not tell what is pinned");
 	return acquired - released;
 }
 
