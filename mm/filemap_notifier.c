@@ -35,6 +35,9 @@
 #define arch_wants_old_prefaulted_pte() false
 #endif
 
+/* How long a discard waits for those who have been told of it. */
+#define FILEMAP_DISCARD_WAIT HZ
+
 /* How many intervals are looked at to see whether one call unmaps them all. */
 #define FILEMAP_COMPACT_AT_MOST 512
 
@@ -522,7 +525,7 @@ static size_t filemap_notifiers_take_out(struct filemap_subscription *sub,
 static size_t filemap_notifiers_change(struct filemap_notifier *notifiers,
 				       size_t nr, bool add)
 {
-	struct filemap_watch *watch, *locked = NULL;
+	struct filemap_watch *watch, *locked = NULL, *grown = NULL;
 	struct filemap_subscription *sub;
 	size_t i = 0, end;
 
@@ -538,8 +541,9 @@ static size_t filemap_notifiers_change(struct filemap_notifier *notifiers,
 			cond_resched();
 			if (add && fatal_signal_pending(current))
 				break;
-			if (add)
+			if (add && watch != grown)
 				filemap_watch_grow(watch, sub->nr_new);
+			grown = watch;
 			down_write(&watch->lock);
 			locked = watch;
 		}
@@ -763,6 +767,7 @@ void __filemap_notify_discard_end(struct address_space *mapping, loff_t start,
 	pgoff_t last = (end >> PAGE_SHIFT) - 1;
 	struct filemap_subscription *sub;
 	struct filemap_watch *watch;
+	unsigned long until;
 
 	lockdep_assert_held_write(&mapping->host->i_rwsem);
 	/* Those that are told keep it. */
@@ -772,6 +777,12 @@ void __filemap_notify_discard_end(struct address_space *mapping, loff_t start,
 	list_for_each_entry(sub, &watch->discards, discards) {
 		if (sub->ops->discard_end)
 			sub->ops->discard_end(sub, first, last);
+	}
+	/* Together they may not take longer than one of them. */
+	until = jiffies + FILEMAP_DISCARD_WAIT;
+	list_for_each_entry(sub, &watch->discards, discards) {
+		if (sub->ops->discard_wait)
+			sub->ops->discard_wait(sub, until);
 	}
 	filemap_discard_done(watch);
 }
@@ -799,7 +810,7 @@ int filemap_wait_discard(struct address_space *mapping)
 	init_wait_var_entry(&wait, &mapping->flags, 0);
 	prepare_to_wait(queue, &wait.wq_entry, TASK_KILLABLE);
 	/* Who wakes us takes us off the queue: then that discard is over. */
-	while (mapping_discarding(mapping) &&
+	while (test_bit_acquire(AS_DISCARDING, &mapping->flags) &&
 	       !list_empty_careful(&wait.wq_entry.entry) &&
 	       !fatal_signal_pending(current)) {
 		schedule();

@@ -14,11 +14,13 @@
 #include <linux/debugfs.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-direct.h>
+#include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
 #include <linux/filemap_notifier.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
+#include <linux/iommu-dma.h>
 #include <linux/memfd.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
@@ -59,9 +61,6 @@ MODULE_PARM_DESC(size_limit_mb, "Max size of a buffer, in megabytes. Default is 
 /* How often a page may be in a buffer. A ring buffer that is mirrored needs 2. */
 #define REPEATS_AT_MOST 64
 
-/* How long a discard waits for importers and their fences. */
-#define DISCARD_WAIT HZ
-
 /**
  * struct memfd_dmabuf - a buffer
  * @runs: sorted by &filemap_notifier.pgoff (the buffer page), without gaps;
@@ -85,7 +84,7 @@ MODULE_PARM_DESC(size_limit_mb, "Max size of a buffer, in megabytes. Default is 
  * @invalidate: tells importers to map anew
  * @nr_asked: how often discards have asked for that
  * @nr_told: up to which of @nr_asked it is done
- * @any_told: there was an importer to be told
+ * @nr_any_told: the last of these when there was an importer to be told
  * @told: those who wait for @nr_told
  * @vmap: pages of the kernel's mapping, if there is one
  * @nr_pins: number of pinned sets of pages
@@ -116,7 +115,7 @@ struct memfd_dmabuf {
 	struct work_struct invalidate;
 	atomic_long_t nr_asked;
 	long nr_told;
-	bool any_told;
+	long nr_any_told;
 	wait_queue_head_t told;
 	struct memfd_dmabuf_pages *vmap;
 	unsigned long nr_pins;
@@ -129,12 +128,14 @@ struct memfd_dmabuf {
  * @sub: subscription to the file's page cache
  * @file: a reference; for a writable buffer also one of its i_mmap_writable
  * @buf: the buffer
+ * @nr_asked: the buffer's for the discard under way, or 0
  * @node: in &memfd_dmabuf.files
  */
 struct memfd_dmabuf_file {
 	struct filemap_subscription sub;
 	struct file *file;
 	struct memfd_dmabuf *buf;
+	long nr_asked;
 	struct rb_node node;
 };
 
@@ -180,8 +181,8 @@ struct memfd_dmabuf_attachment {
  * @dir: as it was mapped
  * @pages: the attachment's, or the mapping's own if they are not pinned
  * @bounced: for a page of the buffer that the device has a bounce buffer for,
- *	what that had in it when it was last synchronised
- * @scratch: a page, if there are any @bounced
+ *	what that had in it when it was last synchronised; its page_private() is
+ *	where the bounce buffer is
  * @node: in &memfd_dmabuf.maps
  */
 struct memfd_dmabuf_map {
@@ -190,12 +191,14 @@ struct memfd_dmabuf_map {
 	enum dma_data_direction dir;
 	struct memfd_dmabuf_pages *pages;
 	struct xarray bounced;
-	void *scratch;
 	struct list_head node;
 };
 
 static LIST_HEAD(buffers);
 static DEFINE_MUTEX(buffers_lock);
+
+/* Our own: works wait for importers. */
+static struct workqueue_struct *invalidate_wq;
 
 static struct memfd_dmabuf_file *to_backing(struct filemap_subscription *sub)
 {
@@ -302,7 +305,8 @@ static void memfd_dmabuf_invalidate_work(struct work_struct *work)
 	long nr = atomic_long_read(&buf->nr_asked);
 
 	dma_resv_lock(buf->dmabuf->resv, NULL);
-	WRITE_ONCE(buf->any_told, memfd_dmabuf_invalidate(buf));
+	if (memfd_dmabuf_invalidate(buf))
+		WRITE_ONCE(buf->nr_any_told, nr);
 	dma_resv_unlock(buf->dmabuf->resv);
 	/* Pairs with memfd_dmabuf_tell_importers(). */
 	smp_store_release(&buf->nr_told, nr);
@@ -321,7 +325,7 @@ static void memfd_dmabuf_unmap(struct filemap_subscription *sub, pgoff_t first,
 			    true);
 	/* Pages that a device has mapped move once it has let them go. */
 	if (READ_ONCE(buf->nr_unpinned) && !READ_ONCE(sub->discarding))
-		queue_work(system_unbound_wq, &buf->invalidate);
+		queue_work(invalidate_wq, &buf->invalidate);
 }
 
 static bool memfd_dmabuf_get(struct filemap_subscription *sub)
@@ -357,33 +361,6 @@ static int memfd_dmabuf_discard_begin(struct filemap_subscription *sub)
 	return ret;
 }
 
-static bool is_told(struct memfd_dmabuf *buf, long nr)
-{
-	/* Then @any_told is known: pairs with memfd_dmabuf_invalidate_work(). */
-	return smp_load_acquire(&buf->nr_told) - nr >= 0;
-}
-
-/*
- * Have importers told, and wait for their fences. Somebody may hold the lock for
- * that, or not signal a fence, for as long as he likes; not for as long can he
- * hold up the file's owner.
- */
-static void memfd_dmabuf_tell_importers(struct memfd_dmabuf *buf)
-{
-	long nr = atomic_long_inc_return(&buf->nr_asked);
-	long left;
-
-	queue_work(system_unbound_wq, &buf->invalidate);
-	left = wait_event_interruptible_timeout(buf->told, is_told(buf, nr),
-						DISCARD_WAIT);
-	if (left > 0 && READ_ONCE(buf->any_told))
-		left = dma_resv_wait_timeout(buf->dmabuf->resv,
-					     DMA_RESV_USAGE_BOOKKEEP, true,
-					     left);
-	if (left <= 0)
-		trace_memfd_dmabuf_unfinished(buf->inode->i_ino, left);
-}
-
 static void memfd_dmabuf_discard_end(struct filemap_subscription *sub,
 				     pgoff_t first, pgoff_t last)
 {
@@ -396,8 +373,44 @@ static void memfd_dmabuf_discard_end(struct filemap_subscription *sub,
 				   last, READ_ONCE(buf->nr_pins));
 	/* Pages have gone: who attaches from now on cannot find them. */
 	smp_mb();
-	if (atomic_read(&buf->nr_dynamic))
-		memfd_dmabuf_tell_importers(buf);
+	backing->nr_asked = 0;
+	if (!atomic_read(&buf->nr_dynamic))
+		return;
+	backing->nr_asked = atomic_long_inc_return(&buf->nr_asked);
+	queue_work(invalidate_wq, &buf->invalidate);
+}
+
+static bool is_told(struct memfd_dmabuf *buf, long nr)
+{
+	/* Then @nr_any_told is known: see memfd_dmabuf_invalidate_work(). */
+	return smp_load_acquire(&buf->nr_told) - nr >= 0;
+}
+
+/*
+ * Somebody may hold the lock that importers are told under, or not signal a
+ * fence, for as long as he likes; not for as long can he hold up the file's
+ * owner.
+ */
+static void memfd_dmabuf_discard_wait(struct filemap_subscription *sub,
+				      unsigned long until)
+{
+	struct memfd_dmabuf_file *backing = to_backing(sub);
+	struct memfd_dmabuf *buf = backing->buf;
+	long nr = backing->nr_asked, left;
+
+	if (!nr)
+		return;
+	left = max((long)(until - jiffies), 0);
+	left = wait_event_interruptible_timeout(buf->told, is_told(buf, nr),
+						left);
+	if (left > 0 && READ_ONCE(buf->nr_any_told) - nr >= 0) {
+		left = max((long)(until - jiffies), 0);
+		left = dma_resv_wait_timeout(buf->dmabuf->resv,
+					     DMA_RESV_USAGE_BOOKKEEP, true,
+					     left);
+	}
+	if (left <= 0)
+		trace_memfd_dmabuf_unfinished(buf->inode->i_ino, left);
 }
 
 static const struct filemap_notifier_ops memfd_dmabuf_notifier_ops = {
@@ -406,6 +419,7 @@ static const struct filemap_notifier_ops memfd_dmabuf_notifier_ops = {
 	.put = memfd_dmabuf_put,
 	.discard_begin = memfd_dmabuf_discard_begin,
 	.discard_end = memfd_dmabuf_discard_end,
+	.discard_wait = memfd_dmabuf_discard_wait,
 };
 
 /* CPU mappings */
@@ -720,22 +734,25 @@ static struct folio *memfd_dmabuf_pin_folio(struct memfd_dmabuf *buf,
 	struct file *file = to_backing(run->sub)->file;
 	struct folio *folio;
 	loff_t start, end;
+	bool stays = true;
 	pgoff_t offset;
 	long nr;
 
-	folio = filemap_pin_folio(file->f_mapping, index);
-	if (folio)
-		return folio;
+	/* Unless it has to move, it has been thrown away in between. */
+	while (stays) {
+		folio = filemap_pin_folio(file->f_mapping, index);
+		if (folio)
+			return folio;
+		if (fatal_signal_pending(current))
+			return ERR_PTR(-EINTR);
+		folio = memfd_dmabuf_get_folio(buf, run, index);
+		if (IS_ERR(folio))
+			return folio;
+		stays = folio_is_longterm_pinnable(folio);
+		folio_put(folio);
+	}
 
-	folio = memfd_dmabuf_get_folio(buf, run, index);
-	if (IS_ERR(folio))
-		return folio;
-	folio_put(folio);
-	folio = filemap_pin_folio(file->f_mapping, index);
-	if (folio)
-		return folio;
-
-	/* It has to move first. The last page of a file may be partial. */
+	/* The last page of a file may be partial. */
 	start = (loff_t)index << PAGE_SHIFT;
 	end = min_t(loff_t, start + PAGE_SIZE, i_size_read(file_inode(file))) - 1;
 	nr = memfd_pin_folios(file, start, end, &folio, 1, &offset);
@@ -1009,45 +1026,54 @@ static void memfd_dmabuf_unpin(struct dma_buf_attachment *attach)
 
 /*
  * Bounce buffers. To synchronise one for the CPU copies all of it, also what the
- * device has not touched, over what another device has written meanwhile. So
- * each page of it is kept as it was when memory and bounce buffer were last the
- * same, and only what differs counts.
+ * device has not touched, over what others have written to the memory meanwhile:
+ * other devices, or a guest that knows nothing of it. So each page of it is kept
+ * as it was when it was last synchronised, and only what differs is copied.
  */
 
-static bool is_bounced(struct device *dev, dma_addr_t addr)
+/* The bounce buffer behind @addr, if it is one. */
+static void *find_bounce(struct device *dev, dma_addr_t addr)
 {
-	return dma_need_sync(dev, addr) &&
-	       swiotlb_find_pool(dev, dma_to_phys(dev, addr));
+#ifdef CONFIG_SWIOTLB
+	struct io_tlb_pool *pool;
+	phys_addr_t phys;
+
+	/* Others have no addresses like that, or caches to care for. */
+	if (use_dma_iommu(dev) || get_dma_ops(dev) || !dev_is_dma_coherent(dev))
+		return NULL;
+	phys = dma_to_phys(dev, addr);
+	pool = swiotlb_find_pool(dev, phys);
+	if (pool)
+		return pool->vaddr + (phys - pool->start);
+#endif
+	return NULL;
 }
 
-/* Remember what the bounce buffers have, which is what the memory has. */
+/* Remember what the bounce buffers have, before the device sees them. */
 static int memfd_dmabuf_keep_bounced(struct memfd_dmabuf_map *map)
 {
 	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
 	struct sg_dma_page_iter iter;
 	unsigned long pgoff = 0;
-	void *kept;
 	int ret;
 
 	if (map->dir == DMA_TO_DEVICE)
 		return 0;
 	for_each_sgtable_dma_page(&map->sgt, &iter, 0) {
-		dma_addr_t addr = sg_page_iter_dma_address(&iter);
+		void *bounce = find_bounce(map->attach->dev,
+					   sg_page_iter_dma_address(&iter));
+		struct page *kept;
 
 		cond_resched();
-		if (is_bounced(map->attach->dev, addr)) {
-			if (!map->scratch)
-				map->scratch = (void *)__get_free_page(gfp);
-			kept = (void *)__get_free_page(gfp);
-			if (!map->scratch || !kept) {
-				free_page((unsigned long)kept);
+		if (bounce) {
+			kept = alloc_page(gfp);
+			if (!kept)
 				return -ENOMEM;
-			}
-			memcpy_from_page(kept, map->pages->pages[pgoff], 0,
-					 PAGE_SIZE);
+			set_page_private(kept, (unsigned long)bounce);
+			memcpy(page_address(kept), bounce, PAGE_SIZE);
 			ret = xa_err(xa_store(&map->bounced, pgoff, kept, gfp));
 			if (ret) {
-				free_page((unsigned long)kept);
+				__free_page(kept);
 				return ret;
 			}
 		}
@@ -1059,55 +1085,67 @@ static int memfd_dmabuf_keep_bounced(struct memfd_dmabuf_map *map)
 static void memfd_dmabuf_forget_bounced(struct memfd_dmabuf_map *map)
 {
 	unsigned long pgoff;
-	void *kept;
+	struct page *kept;
 
-	xa_for_each(&map->bounced, pgoff, kept)
-		free_page((unsigned long)kept);
+	xa_for_each(&map->bounced, pgoff, kept) {
+		set_page_private(kept, 0);
+		__free_page(kept);
+	}
 	xa_destroy(&map->bounced);
-	free_page((unsigned long)map->scratch);
 }
 
-/* Synchronise a page and take over what the device has written to it. */
-static void memfd_dmabuf_merge_bounced(struct memfd_dmabuf_map *map,
-				       unsigned long pgoff, dma_addr_t addr,
-				       u8 *kept)
+/* Take over what the device has written to its bounce buffers. */
+static void memfd_dmabuf_take_bounced(struct memfd_dmabuf_map *map)
 {
-	u8 *memory = kmap_local_page(map->pages->pages[pgoff]);
-	u8 *before = map->scratch;
+	unsigned long pgoff;
+	struct page *page;
 	unsigned int i;
 
-	memcpy(before, memory, PAGE_SIZE);
-	dma_sync_single_for_cpu(map->attach->dev, addr, PAGE_SIZE, map->dir);
-	for (i = 0; i < PAGE_SIZE; i++) {
-		if (memory[i] == kept[i])
-			memory[i] = before[i];
-		else
-			kept[i] = memory[i];
+	xa_for_each(&map->bounced, pgoff, page) {
+		u8 *memory = kmap_local_page(map->pages->pages[pgoff]);
+		const u8 *bounce = (u8 *)page_private(page);
+		u8 *kept = page_address(page);
+
+		if (memcmp(kept, bounce, PAGE_SIZE)) {
+			for (i = 0; i < PAGE_SIZE; i++) {
+				u8 now = READ_ONCE(bounce[i]);
+
+				if (now == kept[i])
+					continue;
+				kept[i] = now;
+				memory[i] = now;
+			}
+		}
+		kunmap_local(memory);
+		cond_resched();
 	}
-	kunmap_local(memory);
 }
 
-static void memfd_dmabuf_sync_for_cpu(struct memfd_dmabuf_map *map)
+/* What has no bounce buffer, in one direction or the other. */
+static void memfd_dmabuf_sync(struct memfd_dmabuf_map *map,
+			      enum dma_data_direction dir, bool for_cpu)
 {
 	struct device *dev = map->attach->dev;
 	struct sg_dma_page_iter iter;
 	unsigned long pgoff = 0;
-	void *kept;
 
 	if (xa_empty(&map->bounced)) {
-		dma_sync_sgtable_for_cpu(dev, &map->sgt, map->dir);
+		if (for_cpu)
+			dma_sync_sgtable_for_cpu(dev, &map->sgt, dir);
+		else
+			dma_sync_sgtable_for_device(dev, &map->sgt, dir);
 		return;
 	}
 	for_each_sgtable_dma_page(&map->sgt, &iter, 0) {
 		dma_addr_t addr = sg_page_iter_dma_address(&iter);
 
 		cond_resched();
-		kept = xa_load(&map->bounced, pgoff);
-		if (kept)
-			memfd_dmabuf_merge_bounced(map, pgoff, addr, kept);
+		if (xa_load(&map->bounced, pgoff++))
+			continue;
+		if (for_cpu)
+			dma_sync_single_for_cpu(dev, addr, PAGE_SIZE, dir);
 		else
-			dma_sync_single_for_cpu(dev, addr, PAGE_SIZE, map->dir);
-		pgoff++;
+			dma_sync_single_for_device(dev, addr, PAGE_SIZE, dir);
 	}
 }
 
@@ -1115,13 +1153,16 @@ static void memfd_dmabuf_sync_for_device(struct memfd_dmabuf_map *map,
 					 enum dma_data_direction dir)
 {
 	unsigned long pgoff;
-	void *kept;
+	struct page *page;
 
-	dma_sync_sgtable_for_device(map->attach->dev, &map->sgt, dir);
+	memfd_dmabuf_sync(map, dir, false);
 	if (dir == DMA_FROM_DEVICE)
 		return;
-	xa_for_each(&map->bounced, pgoff, kept) {
+	xa_for_each(&map->bounced, pgoff, page) {
+		void *kept = page_address(page);
+
 		memcpy_from_page(kept, map->pages->pages[pgoff], 0, PAGE_SIZE);
+		memcpy((void *)page_private(page), kept, PAGE_SIZE);
 		cond_resched();
 	}
 }
@@ -1202,7 +1243,8 @@ static void memfd_dmabuf_unmap_dma(struct dma_buf_attachment *attach,
 						    sgt);
 	struct memfd_dmabuf *buf = attach->dmabuf->priv;
 
-	memfd_dmabuf_sync_for_cpu(map);
+	memfd_dmabuf_sync(map, map->dir, true);
+	memfd_dmabuf_take_bounced(map);
 	dma_unmap_sgtable(attach->dev, sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
 	memfd_dmabuf_forget_bounced(map);
 	sg_free_table(sgt);
@@ -1232,7 +1274,10 @@ static int memfd_dmabuf_begin_cpu_access(struct dma_buf *dmabuf,
 		return ret;
 	/* Also before a write, which may leave some of what devices wrote. */
 	list_for_each_entry(map, &buf->maps, node)
-		memfd_dmabuf_sync_for_cpu(map);
+		memfd_dmabuf_sync(map, map->dir, true);
+	/* Then: this would drop what is only in the cache. */
+	list_for_each_entry(map, &buf->maps, node)
+		memfd_dmabuf_take_bounced(map);
 	dma_resv_unlock(dmabuf->resv);
 	return 0;
 }
@@ -1976,6 +2021,9 @@ static struct miscdevice memfd_dmabuf_misc = {
 
 static int __init memfd_dmabuf_init(void)
 {
+	invalidate_wq = alloc_workqueue("memfd_dmabuf", WQ_UNBOUND, 0);
+	if (!invalidate_wq)
+		return -ENOMEM;
 	debugfs_create_file("buffers", 0444,
 			    debugfs_create_dir("memfd_dmabuf", NULL), NULL,
 			    &buffers_fops);

@@ -88,6 +88,18 @@ struct filemap_notifier_ops {
 	 */
 	void (*discard_end)(struct filemap_subscription *sub, pgoff_t first,
 			    pgoff_t last);
+
+	/**
+	 * @discard_wait: let those finish who have the pages by other means
+	 * than page tables; optional
+	 *
+	 * All subscribers have had their @discard_end, and share the time.
+	 *
+	 * Context: Process context, the file's i_rwsem is held for write. May
+	 * sleep, but not after @until, in jiffies.
+	 */
+	void (*discard_wait)(struct filemap_subscription *sub,
+			     unsigned long until);
 };
 
 /**

@@ -248,11 +248,14 @@ static inline int collapse(void *addr, size_t size)
 /* Pages pinned with FOLL_PIN right now, in the whole system. */
 static inline long pinned_pages(void)
 {
+	long acquired, released;
+
 	/* add up what each processor has counted */
 	if (write_file("/proc/sys/vm/stat_refresh", "1"))
 		return -1;
-	return read_key("/proc/vmstat", "nr_foll_pin_acquired") -
-	       read_key("/proc/vmstat", "nr_foll_pin_released");
+	acquired = read_key("/proc/vmstat", "nr_foll_pin_acquired");
+	released = read_key("/proc/vmstat", "nr_foll_pin_released");
+	return acquired < 0 || released < 0 ? -1 : acquired - released;
 }
 
 /* Pages of the file that are in memory, not in swap. */

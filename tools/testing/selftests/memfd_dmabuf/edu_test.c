@@ -13,6 +13,7 @@
 
 #include <dirent.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <time.h>
 #include <linux/dma-buf.h>
@@ -659,6 +660,45 @@ TEST_F(two, one_goes_directly)
 	expect_own(b, 2, 3);
 	expect_own(b, 3, 3);
 	expect_copy(b, 1, own(0, 1), 1);
+}
+
+struct guest {
+	uint64_t *word;
+	bool stop;
+	bool lost;
+};
+
+static void *guest_writes(void *arg)
+{
+	struct guest *guest = arg;
+
+	for (uint64_t i = 1; !__atomic_load_n(&guest->stop, __ATOMIC_RELAXED);
+	     i++) {
+		POKE(guest->word, i);
+		for (int n = 0; n < 20; n++)
+			guest->lost |= PEEK(guest->word) != i;
+	}
+	return NULL;
+}
+
+/* Nobody can take back what a guest writes who knows nothing of dma-bufs. */
+TEST_F_TIMEOUT(two, guest_writes, 60)
+{
+	struct bench *b = &self->b;
+	struct guest guest = { .word = (uint64_t *)in_file(b, 4) };
+	pthread_t thread;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, guest_writes, &guest));
+	for (int i = 0; i < 300; i++) {
+		begin_write(b->buf);
+		end_write(b->buf);
+	}
+	ASSERT_EQ(0, unmap(self->writer));
+	ASSERT_EQ(0, map(self->writer, EDU_BIDIRECTIONAL));
+	ASSERT_EQ(0, unmap(self->other));
+	__atomic_store_n(&guest.stop, true, __ATOMIC_RELAXED);
+	pthread_join(thread, NULL);
+	EXPECT_FALSE(guest.lost);
 }
 
 /* A page that is in the buffer twice: either place will do. */
