@@ -931,15 +931,19 @@ static void bounded_wait_test(struct kunit *test)
 	struct dma_fence *fence = new_fence(test);
 	struct dma_fence *other_fence = new_fence(test);
 	unsigned long start = jiffies;
+	struct puncher puncher;
 
 	/* somebody works on the buffer for ever */
 	dma_resv_lock(dmabuf->resv, NULL);
-	KUNIT_EXPECT_EQ(test, 0, punch(file, 0, 1));
+	start_puncher(test, &puncher, file);
+	wait_for_completion(&puncher.done);
 	KUNIT_EXPECT_GE(test, jiffies - start, HZ);
 	KUNIT_EXPECT_LT(test, jiffies - start, TIMEOUT / 2);
 	KUNIT_EXPECT_NULL(test, file_page(file, 0));
 	KUNIT_EXPECT_EQ(test, 0, imp->moved);
 	dma_resv_unlock(dmabuf->resv);
+	kthread_stop_put(puncher.task);
+	KUNIT_EXPECT_EQ(test, 0, puncher.ret);
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
 							     TIMEOUT));
 	KUNIT_EXPECT_EQ(test, 1, imp->moved);

@@ -1282,15 +1282,20 @@ static int count_fbs(int card, uint32_t fb)
 	return nr;
 }
 
-/* What has been written back is released by a worker. */
+/*
+ * What has been written back is released by a worker. Do not look all the time:
+ * drm_gem_fb_destroy() frees what the list still names and shows, for a moment.
+ */
 static bool wait_for_fbs(int card, uint32_t fb, int nr)
 {
 	long deadline = now_ms() + LONG_MS;
 
-	while (count_fbs(card, fb) != nr)
-		if (now_ms() > deadline)
-			return false;
-	return true;
+	do {
+		usleep(50000);
+		if (count_fbs(card, fb) == nr)
+			return true;
+	} while (now_ms() < deadline);
+	return false;
 }
 
 static bool remove_fb(int card, uint32_t fb)
