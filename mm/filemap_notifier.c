@@ -685,7 +685,6 @@ static void filemap_discard_done(struct filemap_watch *watch)
 	struct filemap_subscription *sub, *next;
 	LIST_HEAD(subs);
 
-	clear_bit(AS_DISCARD_TOLD, &watch->mapping->flags);
 	list_splice_init(&watch->discards, &subs);
 	list_for_each_entry_safe(sub, next, &subs, discards) {
 		WRITE_ONCE(sub->discarding, false);
@@ -700,6 +699,7 @@ static noinline int filemap_watch_discard(struct filemap_watch *watch,
 	struct filemap_subscription *sub;
 	struct filemap_notifier *n;
 	struct filemap_walk walk;
+	bool found = false;
 	int ret = 0;
 
 	for (n = filemap_walk_first(&walk, watch, first, last); n;
@@ -708,13 +708,14 @@ static noinline int filemap_watch_discard(struct filemap_watch *watch,
 		if (!sub->discarding && sub->ops->get && sub->ops->get(sub)) {
 			WRITE_ONCE(sub->discarding, true);
 			list_add_tail(&sub->discards, &watch->discards);
-			set_bit(AS_DISCARD_TOLD, &mapping->flags);
+			found = true;
 		}
 	}
 	filemap_watch_unlock(watch);
 	/* Those that have been found keep the watch. */
-	if (!test_bit(AS_DISCARD_TOLD, &mapping->flags))
+	if (!found)
 		return 0;
+	set_bit(AS_DISCARD_TOLD, &mapping->flags);
 
 	list_for_each_entry(sub, &watch->discards, discards) {
 		if (sub->ops->discard_begin)
@@ -741,12 +742,21 @@ int __filemap_notify_discard_begin(struct address_space *mapping, loff_t start,
 				   loff_t end)
 {
 	pgoff_t first = DIV_ROUND_UP_ULL(start, PAGE_SIZE);
-	pgoff_t last = (end >> PAGE_SHIFT) - 1;
+	pgoff_t end_index = end >> PAGE_SHIFT;
 	struct filemap_watch *watch;
+	int error = 0;
 
 	lockdep_assert_held_write(&mapping->host->i_rwsem);
-	watch = filemap_watch_lock(mapping, first, last, true);
-	return watch ? filemap_watch_discard(watch, first, last) : 0;
+	if (first >= end_index)
+		return 0;
+	watch = filemap_watch_lock(mapping, first, end_index - 1, true);
+	if (watch)
+		error = filemap_watch_discard(watch, first, end_index - 1);
+	if (error && mapping_stop_discarding(mapping)) {
+		clear_bit(AS_DISCARD_TOLD, &mapping->flags);
+		wake_up_var(&mapping->flags);
+	}
+	return error;
 }
 
 /**
@@ -770,10 +780,16 @@ void __filemap_notify_discard_end(struct address_space *mapping, loff_t start,
 	unsigned long until;
 
 	lockdep_assert_held_write(&mapping->host->i_rwsem);
-	/* Those that are told keep it. */
+	clear_bit(AS_DISCARD_TOLD, &mapping->flags);
+	wake_up_var(&mapping->flags);
+	/* Those that are told keep it, if it was not just for who waited. */
 	rcu_read_lock();
 	watch = filemap_watch_find(mapping);
+	if (watch && list_empty(&watch->discards))
+		watch = NULL;
 	rcu_read_unlock();
+	if (!watch)
+		return;
 	list_for_each_entry(sub, &watch->discards, discards) {
 		if (sub->ops->discard_end)
 			sub->ops->discard_end(sub, first, last);
@@ -809,6 +825,9 @@ int filemap_wait_discard(struct address_space *mapping)
 
 	init_wait_var_entry(&wait, &mapping->flags, 0);
 	prepare_to_wait(queue, &wait.wq_entry, TASK_KILLABLE);
+	set_bit(AS_DISCARD_TOLD, &mapping->flags);
+	/* Pairs with mapping_stop_discarding(). */
+	smp_mb__after_atomic();
 	/* Who wakes us takes us off the queue: then that discard is over. */
 	while (test_bit_acquire(AS_DISCARDING, &mapping->flags) &&
 	       !list_empty_careful(&wait.wq_entry.entry) &&

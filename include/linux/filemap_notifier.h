@@ -255,13 +255,13 @@ static inline void mapping_start_discarding(struct address_space *mapping)
 	smp_mb__after_atomic();
 }
 
-static inline void mapping_stop_discarding(struct address_space *mapping)
+/* Returns whether somebody is to be told. */
+static inline bool mapping_stop_discarding(struct address_space *mapping)
 {
 	clear_bit_unlock(AS_DISCARDING, &mapping->flags);
-	/* Whoever waits sees this, or is seen; nobody before a file is watched. */
+	/* Whoever waits sees this, or is seen: filemap_wait_discard(). */
 	smp_mb__after_atomic();
-	if (static_branch_unlikely(&filemap_watched))
-		wake_up_var(&mapping->flags);
+	return test_bit(AS_DISCARD_TOLD, &mapping->flags);
 }
 
 static inline bool folio_watched(struct folio *folio)
@@ -317,8 +317,9 @@ static inline void mapping_start_discarding(struct address_space *mapping)
 {
 }
 
-static inline void mapping_stop_discarding(struct address_space *mapping)
+static inline bool mapping_stop_discarding(struct address_space *mapping)
 {
+	return false;
 }
 
 static inline bool folio_watched(struct folio *folio)
@@ -373,16 +374,10 @@ static inline void filemap_notify_unmap_folio(struct folio *folio)
 static inline int filemap_notify_discard_begin(struct address_space *mapping,
 					       loff_t start, loff_t end)
 {
-	int error = 0;
-
-	if (end >> PAGE_SHIFT <= DIV_ROUND_UP_ULL(start, PAGE_SIZE))
-		return 0;
 	mapping_start_discarding(mapping);
 	if (mapping_watched(mapping))
-		error = __filemap_notify_discard_begin(mapping, start, end);
-	if (error)
-		mapping_stop_discarding(mapping);
-	return error;
+		return __filemap_notify_discard_begin(mapping, start, end);
+	return 0;
 }
 
 /**
@@ -397,11 +392,8 @@ static inline int filemap_notify_discard_begin(struct address_space *mapping,
 static inline void filemap_notify_discard_end(struct address_space *mapping,
 					      loff_t start, loff_t end)
 {
-	if (!mapping_discarding(mapping))
-		return;
-	if (test_bit(AS_DISCARD_TOLD, &mapping->flags))
+	if (mapping_stop_discarding(mapping))
 		__filemap_notify_discard_end(mapping, start, end);
-	mapping_stop_discarding(mapping);
 }
 
 /**
