@@ -50,6 +50,9 @@ bench: kernel-bench stock selftests ## measure, beside udmabuf and mappings of t
 	@scripts/deps bench
 	@scripts/run-bench $(build) $(MODE)
 
+layers: selftests ## build and test the layers of the series one by one
+	@scripts/run-layers $(build)
+
 shell: debug ## a root shell on the debug kernel
 	@BUILD=$(build) scripts/vm-run --tty --numa 2 -- bash
 
@@ -68,7 +71,8 @@ check: linux ## checkpatch, sparse, kernel-doc and patch size
 clean: ## remove everything built
 	rm -rf $(build) out
 
-.PHONY: help run run-qemu run-gst test test-long bench shell refresh check clean
+.PHONY: help run run-qemu run-gst test test-long bench layers shell refresh check
+.PHONY: clean
 .PHONY: debug kernel-bench dropin stock kcsan
 .PHONY: deps linux linux-stock samples selftests
 .DEFAULT_GOAL := help

@@ -15,12 +15,12 @@
 #include <linux/fcntl.h>
 #include <linux/fdtable.h>
 #include <linux/file.h>
-#include <linux/filemap_notifier.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
 #include <linux/iosys-map.h>
 #include <linux/kthread.h>
+#include <linux/mapping_alias.h>
 #include <linux/memfd.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
@@ -687,14 +687,14 @@ static void migration_test(struct kunit *test)
 	msleep(A_WHILE_MS);
 	KUNIT_EXPECT_EQ(test, 0, imp->moved);
 
-	filemap_notify_unmap(file->f_mapping, 2, 2);
+	__mapping_alias_unmap(file->f_mapping, 2, 2);
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
 							     TIMEOUT));
 	KUNIT_EXPECT_EQ(test, 1, imp->moved);
 
 	/* a pin is not one of what has been mapped before */
 	KUNIT_EXPECT_EQ(test, 0, pin(imp));
-	filemap_notify_unmap(file->f_mapping, 2, 2);
+	__mapping_alias_unmap(file->f_mapping, 2, 2);
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
 							     TIMEOUT));
 	KUNIT_EXPECT_EQ(test, 2, imp->moved);
@@ -703,7 +703,7 @@ static void migration_test(struct kunit *test)
 	/* who has one is not told, until it is gone and the mapping not */
 	KUNIT_EXPECT_EQ(test, 0, pinned->moved);
 	unpin(pinned);
-	filemap_notify_unmap(file->f_mapping, 2, 2);
+	__mapping_alias_unmap(file->f_mapping, 2, 2);
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
 							     TIMEOUT));
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&pinned->told,
@@ -712,14 +712,14 @@ static void migration_test(struct kunit *test)
 	/* and not once nothing is mapped */
 	unmap(imp);
 	unmap(pinned);
-	filemap_notify_unmap(file->f_mapping, 2, 2);
+	__mapping_alias_unmap(file->f_mapping, 2, 2);
 	msleep(A_WHILE_MS);
 	KUNIT_EXPECT_EQ(test, 3, imp->moved);
 	KUNIT_EXPECT_EQ(test, 1, pinned->moved);
 
 	/* a buffer may go with the work still to be done */
 	KUNIT_ASSERT_EQ(test, 0, map(imp, DMA_TO_DEVICE));
-	filemap_notify_unmap(file->f_mapping, 2, 2);
+	__mapping_alias_unmap(file->f_mapping, 2, 2);
 	unmap(imp);
 	expect_unused(test, file);
 }
@@ -989,7 +989,8 @@ static void create_during_discard_test(struct kunit *test)
 	/* that discard is over, though nobody has signalled the fence */
 	KUNIT_EXPECT_NULL(test, file_page(file, 0));
 	KUNIT_ASSERT_FALSE(test, IS_ERR(more));
-	KUNIT_EXPECT_FALSE(test, mapping_discarding(file->f_mapping));
+	KUNIT_EXPECT_FALSE(test, test_bit(AS_DISCARDING,
+					  &file->f_mapping->flags));
 	join_puncher(test, &puncher);
 	put_buffer(more);
 	dma_fence_signal(fence);
@@ -1050,13 +1051,13 @@ static void put_during_discard_test(struct kunit *test)
 	detach(imp);
 	put_buffer(dmabuf);
 	expect_waits(test, &puncher);
-	KUNIT_EXPECT_TRUE(test, mapping_watched(file->f_mapping));
+	KUNIT_EXPECT_TRUE(test, mapping_aliased(file->f_mapping));
 	dma_fence_signal(fence);
 	join_puncher(test, &puncher);
 	/* the last reference may be another thread's to put */
 	msleep(A_WHILE_MS);
 	flush_delayed_fput();
-	KUNIT_EXPECT_FALSE(test, mapping_watched(file->f_mapping));
+	KUNIT_EXPECT_FALSE(test, mapping_aliased(file->f_mapping));
 	expect_unused(test, file);
 }
 
@@ -1228,7 +1229,7 @@ static void map_failure_test(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, -EIO, map(imp, DMA_TO_DEVICE));
 	expect_info(test, dmabuf, 3, 0);
 	/* which did not count as a mapping to be told of */
-	filemap_notify_unmap(file->f_mapping, 0, 2);
+	__mapping_alias_unmap(file->f_mapping, 0, 2);
 	unpin(imp);
 	expect_info(test, dmabuf, 0, 0);
 	expect_unused(test, file);

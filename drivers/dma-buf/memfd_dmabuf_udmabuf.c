@@ -156,7 +156,7 @@ static long create_list(const struct udmabuf_create_list __user *arg)
 	if (copy_from_user(&head, arg, sizeof(head)))
 		return -EFAULT;
 	if (head.count > min_t(u32, READ_ONCE(list_limit),
-			       MEMFD_DMABUF_MAX_RANGES))
+			       MAPPING_ALIASES_MAX))
 		return -EINVAL;
 	ranges = vmemdup_array_user(arg->list, head.count, sizeof(*ranges));
 	if (IS_ERR(ranges))

@@ -64,28 +64,6 @@ TRACE_EVENT(memfd_dmabuf_fault,
 		  __entry->write ? "write" : "read", __entry->ret)
 );
 
-TRACE_EVENT(memfd_dmabuf_unmap,
-
-	TP_PROTO(unsigned long ino, pgoff_t first, pgoff_t last),
-
-	TP_ARGS(ino, first, last),
-
-	TP_STRUCT__entry(
-		__field(unsigned long, ino)
-		__field(pgoff_t, first)
-		__field(pgoff_t, last)
-	),
-
-	TP_fast_assign(
-		__entry->ino = ino;
-		__entry->first = first;
-		__entry->last = last;
-	),
-
-	TP_printk("ino=%lu pgoff=%lu-%lu",
-		  __entry->ino, __entry->first, __entry->last)
-);
-
 TRACE_EVENT(memfd_dmabuf_discard,
 
 	TP_PROTO(unsigned long ino, unsigned long file_ino, pgoff_t first,

@@ -1,0 +1,622 @@
+// SPDX-License-Identifier: GPL-2.0
+/* memfd_dmabuf: importers */
+
+#include <linux/dma-buf.h>
+#include <linux/dma-direct.h>
+#include <linux/dma-map-ops.h>
+#include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
+#include <linux/highmem.h>
+#include <linux/iommu-dma.h>
+#include <linux/scatterlist.h>
+#include <linux/slab.h>
+#include <linux/swiotlb.h>
+#include <linux/xarray.h>
+#include <trace/events/memfd_dmabuf.h>
+
+#include "memfd_dmabuf_device.h"
+
+/**
+ * struct memfd_dmabuf_map - a live mapping for a device
+ * @sgt: what the importer has
+ * @attach: whose it is
+ * @dir: as it was mapped
+ * @pages: the attachment's, or the mapping's own if they are not pinned
+ * @bounced: for a page of the buffer that the device has a bounce buffer for,
+ *	what that had in it when it was last synchronised; its page_private() is
+ *	where the bounce buffer is
+ * @node: in &memfd_dmabuf_devices.maps
+ */
+struct memfd_dmabuf_map {
+	struct sg_table sgt;
+	struct dma_buf_attachment *attach;
+	enum dma_data_direction dir;
+	struct memfd_dmabuf_pages *pages;
+	struct xarray bounced;
+	struct list_head node;
+};
+
+/* Our own: works wait for importers. */
+static struct workqueue_struct *invalidate_wq;
+
+/* Does the attachment's pin keep the mapping? */
+static bool is_pinned(const struct memfd_dmabuf_map *map)
+{
+	const struct memfd_dmabuf_attachment *a = map->attach->priv;
+
+	return map->pages == a->pinned;
+}
+
+/*
+ * Tell the importers that rely on it to map the buffer anew; those with a pin
+ * keep what it keeps. Returns whether there was one.
+ */
+static bool memfd_dmabuf_invalidate(struct memfd_dmabuf *buf)
+{
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct dma_buf_attachment *attach;
+	struct memfd_dmabuf_attachment *a;
+	struct memfd_dmabuf_map *map;
+	bool told = false;
+
+	dma_resv_assert_held(buf->dmabuf->resv);
+	list_for_each_entry(attach, &buf->dmabuf->attachments, node) {
+		a = attach->priv;
+		a->moved = !a->pinned;
+	}
+	/* Mapped before it was pinned? */
+	list_for_each_entry(map, &d->maps, node) {
+		a = map->attach->priv;
+		a->moved |= !is_pinned(map);
+	}
+	list_for_each_entry(attach, &buf->dmabuf->attachments, node) {
+		a = attach->priv;
+		if (!attach->importer_ops || !a->moved)
+			continue;
+		attach->importer_ops->move_notify(attach);
+		told = true;
+	}
+	return told;
+}
+
+static void memfd_dmabuf_invalidate_work(struct work_struct *work)
+{
+	struct memfd_dmabuf_devices *d = container_of(work,
+			struct memfd_dmabuf_devices, invalidate);
+	struct dma_resv *resv = d->buf.dmabuf->resv;
+	long nr = atomic_long_read(&d->nr_asked);
+
+	dma_resv_lock(resv, NULL);
+	if (memfd_dmabuf_invalidate(&d->buf))
+		WRITE_ONCE(d->nr_any_told, nr);
+	dma_resv_unlock(resv);
+	/* Pairs with is_told(). */
+	smp_store_release(&d->nr_told, nr);
+	wake_up_all(&d->told);
+}
+
+/* What the owner of the files does */
+
+static void memfd_dmabuf_moving(struct mapping_alias_source *source)
+{
+	struct memfd_dmabuf *buf = to_backing(source)->buf;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+
+	/* Pages that a device has mapped move once it has let them go. */
+	if (READ_ONCE(d->nr_unpinned) && !READ_ONCE(source->discarding))
+		queue_work(invalidate_wq, &d->invalidate);
+}
+
+static bool memfd_dmabuf_get(struct mapping_alias_source *source)
+{
+	/*
+	 * An O_PATH descriptor may have it outlive the dma-buf's file. It is
+	 * freed without a grace period: who has dropped the last reference is
+	 * on the way to do so.
+	 */
+	return lockref_get_not_zero(&to_backing(source)->buf->dentry->d_lockref);
+}
+
+static void memfd_dmabuf_put(struct mapping_alias_source *source)
+{
+	dput(to_backing(source)->buf->dentry);
+}
+
+static int memfd_dmabuf_discard_begin(struct mapping_alias_source *source)
+{
+	struct memfd_dmabuf_file *backing = to_backing(source);
+	struct memfd_dmabuf *buf = backing->buf;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	int ret = 0;
+
+	if (!is_strict(backing))
+		return 0;
+	if (mutex_lock_killable(&d->pin_lock))
+		return -EINTR;
+	if (buf->flags & MEMFD_DMABUF_DENY_DISCARD && d->nr_pins)
+		ret = -EBUSY;
+	else
+		d->nr_begun++;	/* who is pinning pages gives way */
+	mutex_unlock(&d->pin_lock);
+	return ret;
+}
+
+static void memfd_dmabuf_discard_end(struct mapping_alias_source *source,
+				     pgoff_t first, pgoff_t last)
+{
+	struct memfd_dmabuf_file *backing = to_backing(source);
+	struct memfd_dmabuf *buf = backing->buf;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+
+	atomic64_inc(&d->discards);
+	trace_memfd_dmabuf_discard(buf->inode->i_ino,
+				   file_inode(backing->file)->i_ino, first,
+				   last, READ_ONCE(d->nr_pins));
+	/* Pages have gone: who attaches from now on cannot find them. */
+	smp_mb();
+	backing->nr_asked = 0;
+	if (!atomic_read(&d->nr_dynamic))
+		return;
+	backing->nr_asked = atomic_long_inc_return(&d->nr_asked);
+	queue_work(invalidate_wq, &d->invalidate);
+}
+
+static bool is_told(struct memfd_dmabuf_devices *d, long nr)
+{
+	/* Then @nr_any_told is known: see memfd_dmabuf_invalidate_work(). */
+	return smp_load_acquire(&d->nr_told) - nr >= 0;
+}
+
+/*
+ * Somebody may hold the lock that importers are told under, or not signal a
+ * fence, for as long as he likes; not for as long can he hold up the file's
+ * owner.
+ */
+static void memfd_dmabuf_discard_wait(struct mapping_alias_source *source,
+				      unsigned long until)
+{
+	struct memfd_dmabuf_file *backing = to_backing(source);
+	struct memfd_dmabuf *buf = backing->buf;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	long nr = backing->nr_asked, left;
+
+	if (!nr)
+		return;
+	left = max((long)(until - jiffies), 0);
+	left = wait_event_interruptible_timeout(d->told, is_told(d, nr),
+						left);
+	if (left > 0 && READ_ONCE(d->nr_any_told) - nr >= 0) {
+		left = max((long)(until - jiffies), 0);
+		left = dma_resv_wait_timeout(buf->dmabuf->resv,
+					     DMA_RESV_USAGE_BOOKKEEP, true,
+					     left);
+	}
+	if (left <= 0)
+		trace_memfd_dmabuf_unfinished(buf->inode->i_ino, left);
+}
+
+/* Importers */
+
+static int memfd_dmabuf_attach(struct dma_buf *dmabuf,
+			       struct dma_buf_attachment *attach)
+{
+	struct memfd_dmabuf *buf = dmabuf->priv;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct memfd_dmabuf_attachment *a;
+	int write = memfd_dmabuf_may_write(buf);
+
+	/* The core maps for those that are not dynamic, in both directions. */
+	if (write && !attach->importer_ops)
+		return write;
+
+	a = kzalloc(sizeof(*a), GFP_KERNEL);
+	if (!a)
+		return -ENOMEM;
+	a->write = write;
+	attach->priv = a;
+
+	if (attach->importer_ops) {
+		atomic_inc(&d->nr_dynamic);
+		/* Who throws away a page that this one will find sees it. */
+		smp_mb__after_atomic();
+	}
+	return 0;
+}
+
+static void memfd_dmabuf_detach(struct dma_buf *dmabuf,
+				struct dma_buf_attachment *attach)
+{
+	struct memfd_dmabuf *buf = dmabuf->priv;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+
+	if (attach->importer_ops)
+		atomic_dec(&d->nr_dynamic);
+	kfree(attach->priv);
+}
+
+static void count_unpinned(struct memfd_dmabuf_devices *d)
+{
+	struct memfd_dmabuf_map *map;
+	unsigned long nr = 0;
+
+	list_for_each_entry(map, &d->maps, node)
+		nr += !is_pinned(map);
+	WRITE_ONCE(d->nr_unpinned, nr);
+}
+
+static int memfd_dmabuf_pin(struct dma_buf_attachment *attach)
+{
+	struct memfd_dmabuf_attachment *a = attach->priv;
+	struct memfd_dmabuf *buf = attach->dmabuf->priv;
+	struct memfd_dmabuf_pages *set;
+
+	if (!a->nr_pins) {
+		set = memfd_dmabuf_pin_pages(buf);
+		if (IS_ERR(set))
+			return PTR_ERR(set);
+		a->pinned = set;
+		count_unpinned(to_devices(buf));
+	}
+	a->nr_pins++;
+	return 0;
+}
+
+static void memfd_dmabuf_unpin(struct dma_buf_attachment *attach)
+{
+	struct memfd_dmabuf_attachment *a = attach->priv;
+	struct memfd_dmabuf *buf = attach->dmabuf->priv;
+
+	/* Some importers go on, and unpin, when they could not pin. */
+	if (!a->pinned || --a->nr_pins)
+		return;
+	/* A mapping keeps them, but does so like one without a pin. */
+	memfd_dmabuf_unpin_pages(buf, a->pinned);
+	a->pinned = NULL;
+	count_unpinned(to_devices(buf));
+}
+
+/*
+ * Bounce buffers. To synchronise one for the CPU copies all of it, also what the
+ * device has not touched, over what others have written to the memory meanwhile:
+ * other devices, or a guest that knows nothing of it. So each page of it is kept
+ * as it was when it was last synchronised, and only what differs is copied.
+ */
+
+/* The bounce buffer behind @addr, if it is one. */
+static void *find_bounce(struct device *dev, dma_addr_t addr)
+{
+#ifdef CONFIG_SWIOTLB
+	struct io_tlb_pool *pool;
+	phys_addr_t phys;
+
+	/* Others have no addresses like that, or caches to care for. */
+	if (use_dma_iommu(dev) || get_dma_ops(dev) || !dev_is_dma_coherent(dev))
+		return NULL;
+	phys = dma_to_phys(dev, addr);
+	pool = swiotlb_find_pool(dev, phys);
+	if (pool)
+		return pool->vaddr + (phys - pool->start);
+#endif
+	return NULL;
+}
+
+/* Remember what the bounce buffers have, before the device sees them. */
+static int memfd_dmabuf_keep_bounced(struct memfd_dmabuf_map *map)
+{
+	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+	struct sg_dma_page_iter iter;
+	unsigned long pgoff = 0;
+	int ret;
+
+	if (map->dir == DMA_TO_DEVICE)
+		return 0;
+	for_each_sgtable_dma_page(&map->sgt, &iter, 0) {
+		void *bounce = find_bounce(map->attach->dev,
+					   sg_page_iter_dma_address(&iter));
+		struct page *kept;
+
+		cond_resched();
+		if (bounce) {
+			kept = alloc_page(gfp);
+			if (!kept)
+				return -ENOMEM;
+			set_page_private(kept, (unsigned long)bounce);
+			memcpy(page_address(kept), bounce, PAGE_SIZE);
+			ret = xa_err(xa_store(&map->bounced, pgoff, kept, gfp));
+			if (ret) {
+				__free_page(kept);
+				return ret;
+			}
+		}
+		pgoff++;
+	}
+	return 0;
+}
+
+static void memfd_dmabuf_forget_bounced(struct memfd_dmabuf_map *map)
+{
+	unsigned long pgoff;
+	struct page *kept;
+
+	xa_for_each(&map->bounced, pgoff, kept) {
+		set_page_private(kept, 0);
+		__free_page(kept);
+	}
+	xa_destroy(&map->bounced);
+}
+
+/* Take over what the device has written to its bounce buffers. */
+static void memfd_dmabuf_take_bounced(struct memfd_dmabuf_map *map)
+{
+	unsigned long pgoff;
+	struct page *page;
+	unsigned int i;
+
+	xa_for_each(&map->bounced, pgoff, page) {
+		u8 *memory = kmap_local_page(map->pages->pages[pgoff]);
+		const u8 *bounce = (u8 *)page_private(page);
+		u8 *kept = page_address(page);
+
+		if (memcmp(kept, bounce, PAGE_SIZE)) {
+			for (i = 0; i < PAGE_SIZE; i++) {
+				u8 now = READ_ONCE(bounce[i]);
+
+				if (now == kept[i])
+					continue;
+				kept[i] = now;
+				memory[i] = now;
+			}
+		}
+		kunmap_local(memory);
+		cond_resched();
+	}
+}
+
+/* What has no bounce buffer, in one direction or the other. */
+static void memfd_dmabuf_sync(struct memfd_dmabuf_map *map,
+			      enum dma_data_direction dir, bool for_cpu)
+{
+	struct device *dev = map->attach->dev;
+	struct sg_dma_page_iter iter;
+	unsigned long pgoff = 0;
+
+	if (xa_empty(&map->bounced)) {
+		if (for_cpu)
+			dma_sync_sgtable_for_cpu(dev, &map->sgt, dir);
+		else
+			dma_sync_sgtable_for_device(dev, &map->sgt, dir);
+		return;
+	}
+	for_each_sgtable_dma_page(&map->sgt, &iter, 0) {
+		dma_addr_t addr = sg_page_iter_dma_address(&iter);
+
+		cond_resched();
+		if (xa_load(&map->bounced, pgoff++))
+			continue;
+		if (for_cpu)
+			dma_sync_single_for_cpu(dev, addr, PAGE_SIZE, dir);
+		else
+			dma_sync_single_for_device(dev, addr, PAGE_SIZE, dir);
+	}
+}
+
+static void memfd_dmabuf_sync_for_device(struct memfd_dmabuf_map *map,
+					 enum dma_data_direction dir)
+{
+	unsigned long pgoff;
+	struct page *page;
+
+	memfd_dmabuf_sync(map, dir, false);
+	if (dir == DMA_FROM_DEVICE)
+		return;
+	xa_for_each(&map->bounced, pgoff, page) {
+		void *kept = page_address(page);
+
+		memcpy_from_page(kept, map->pages->pages[pgoff], 0, PAGE_SIZE);
+		memcpy((void *)page_private(page), kept, PAGE_SIZE);
+		cond_resched();
+	}
+}
+
+static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
+					 enum dma_data_direction direction)
+{
+	struct memfd_dmabuf_attachment *a = attach->priv;
+	struct memfd_dmabuf *buf = attach->dmabuf->priv;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct device *dev = attach->dev;
+	struct memfd_dmabuf_pages *set;
+	struct memfd_dmabuf_map *map;
+	unsigned int segment;
+	int ret;
+
+	if (a->write && direction != DMA_TO_DEVICE)
+		return ERR_PTR(a->write);
+	segment = min_t(size_t, dma_get_max_seg_size(dev),
+			dma_max_mapping_size(dev));
+	if (segment < PAGE_SIZE)
+		return ERR_PTR(-EINVAL);
+
+	map = kzalloc(sizeof(*map), GFP_KERNEL_ACCOUNT);
+	if (!map)
+		return ERR_PTR(-ENOMEM);
+	xa_init(&map->bounced);
+
+	if (a->pinned) {
+		set = a->pinned;
+		refcount_inc(&set->users);
+	} else {
+		set = memfd_dmabuf_get_pages(buf, false, 0);
+		if (IS_ERR(set)) {
+			ret = PTR_ERR(set);
+			goto err_free;
+		}
+	}
+
+	ret = sg_alloc_table_from_pages_segment(&map->sgt, set->pages,
+						nr_pages(buf), 0, buf->size,
+						segment, GFP_KERNEL_ACCOUNT);
+	if (ret)
+		goto err_put;
+	/* Without it, dma-debug takes a second mapping of a page for an error. */
+	ret = dma_map_sgtable(dev, &map->sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
+	if (ret)
+		goto err_sgt;
+	dma_sync_sgtable_for_device(dev, &map->sgt, direction);
+
+	map->attach = attach;
+	map->dir = direction;
+	map->pages = set;
+	ret = memfd_dmabuf_keep_bounced(map);
+	if (ret)
+		goto err_unmap;
+	list_add(&map->node, &d->maps);
+	count_unpinned(to_devices(buf));
+	return &map->sgt;
+
+err_unmap:
+	memfd_dmabuf_forget_bounced(map);
+	dma_unmap_sgtable(dev, &map->sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
+err_sgt:
+	sg_free_table(&map->sgt);
+err_put:
+	memfd_dmabuf_put_pages(set);
+err_free:
+	kfree(map);
+	return ERR_PTR(ret);
+}
+
+static void memfd_dmabuf_unmap_dma(struct dma_buf_attachment *attach,
+				   struct sg_table *sgt,
+				   enum dma_data_direction direction)
+{
+	struct memfd_dmabuf_map *map = container_of(sgt,
+						    struct memfd_dmabuf_map,
+						    sgt);
+	struct memfd_dmabuf *buf = attach->dmabuf->priv;
+
+	memfd_dmabuf_sync(map, map->dir, true);
+	memfd_dmabuf_take_bounced(map);
+	dma_unmap_sgtable(attach->dev, sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
+	memfd_dmabuf_forget_bounced(map);
+	sg_free_table(sgt);
+	if (direction != DMA_TO_DEVICE)
+		map->pages->dirty = true;
+	memfd_dmabuf_put_pages(map->pages);
+	list_del(&map->node);
+	count_unpinned(to_devices(buf));
+	kfree(map);
+}
+
+static int memfd_dmabuf_begin_cpu_access(struct dma_buf *dmabuf,
+					 enum dma_data_direction direction)
+{
+	bool write = direction != DMA_FROM_DEVICE;
+	struct memfd_dmabuf *buf = dmabuf->priv;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct memfd_dmabuf_map *map;
+	long ret;
+
+	/* What a device has not done yet cannot be seen. */
+	ret = dma_resv_wait_timeout(dmabuf->resv, dma_resv_usage_rw(write),
+				    true, MAX_SCHEDULE_TIMEOUT);
+	if (ret < 0)
+		return ret;
+	ret = dma_resv_lock_interruptible(dmabuf->resv, NULL);
+	if (ret)
+		return ret;
+	/* Also before a write, which may leave some of what devices wrote. */
+	list_for_each_entry(map, &d->maps, node)
+		memfd_dmabuf_sync(map, map->dir, true);
+	/* Then: this would drop what is only in the cache. */
+	list_for_each_entry(map, &d->maps, node)
+		memfd_dmabuf_take_bounced(map);
+	dma_resv_unlock(dmabuf->resv);
+	return 0;
+}
+
+static int memfd_dmabuf_end_cpu_access(struct dma_buf *dmabuf,
+				       enum dma_data_direction direction)
+{
+	struct memfd_dmabuf *buf = dmabuf->priv;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct memfd_dmabuf_map *map;
+	int ret;
+
+	ret = dma_resv_lock_interruptible(dmabuf->resv, NULL);
+	if (ret)
+		return ret;
+	list_for_each_entry(map, &d->maps, node)
+		memfd_dmabuf_sync_for_device(map, map->dir == DMA_BIDIRECTIONAL ?
+						  direction : map->dir);
+	dma_resv_unlock(dmabuf->resv);
+	return 0;
+}
+
+/**
+ * memfd_dmabuf_alloc() - allocate a buffer, with what it needs for importers
+ *
+ * Context: Process context.
+ * Return: The buffer, to be freed by kfree(), or NULL.
+ */
+struct memfd_dmabuf *memfd_dmabuf_alloc(void)
+{
+	struct memfd_dmabuf_devices *d = kzalloc(sizeof(*d), GFP_KERNEL_ACCOUNT);
+
+	/* What is to be freed is the first that it has. */
+	static_assert(offsetof(struct memfd_dmabuf_devices, buf) == 0);
+	if (!d)
+		return NULL;
+	INIT_LIST_HEAD(&d->maps);
+	INIT_WORK(&d->invalidate, memfd_dmabuf_invalidate_work);
+	init_waitqueue_head(&d->told);
+	mutex_init(&d->pin_lock);
+	return &d->buf;
+}
+
+/**
+ * memfd_dmabuf_cancel() - no longer tell importers
+ * @buf: the buffer, which has neither importers nor aliases any more
+ *
+ * Context: Process context, may sleep.
+ */
+void memfd_dmabuf_cancel(struct memfd_dmabuf *buf)
+{
+	cancel_work_sync(&to_devices(buf)->invalidate);
+}
+
+/**
+ * memfd_dmabuf_init_devices() - prepare for importers of any buffer
+ *
+ * Context: Once, at boot.
+ * Return: 0 or -ENOMEM.
+ */
+int __init memfd_dmabuf_init_devices(void)
+{
+	invalidate_wq = alloc_workqueue("memfd_dmabuf", WQ_UNBOUND, 0);
+	return invalidate_wq ? 0 : -ENOMEM;
+}
+
+const struct dma_buf_ops memfd_dmabuf_ops = {
+	.attach = memfd_dmabuf_attach,
+	.detach = memfd_dmabuf_detach,
+	.pin = memfd_dmabuf_pin,
+	.unpin = memfd_dmabuf_unpin,
+	.map_dma_buf = memfd_dmabuf_map,
+	.unmap_dma_buf = memfd_dmabuf_unmap_dma,
+	.begin_cpu_access = memfd_dmabuf_begin_cpu_access,
+	.end_cpu_access = memfd_dmabuf_end_cpu_access,
+	.vmap = memfd_dmabuf_vmap,
+	.vunmap = memfd_dmabuf_vunmap,
+	.mmap = memfd_dmabuf_mmap,
+	.release = memfd_dmabuf_release,
+};
+
+const struct mapping_alias_ops memfd_dmabuf_alias_ops = {
+	.moving = memfd_dmabuf_moving,
+	.get = memfd_dmabuf_get,
+	.put = memfd_dmabuf_put,
+	.discard_begin = memfd_dmabuf_discard_begin,
+	.discard_end = memfd_dmabuf_discard_end,
+	.discard_wait = memfd_dmabuf_discard_wait,
+};

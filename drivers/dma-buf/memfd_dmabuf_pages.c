@@ -1,0 +1,496 @@
+// SPDX-License-Identifier: GPL-2.0
+/* memfd_dmabuf: the pages of a buffer, for devices and the kernel */
+
+#include <linux/dma-resv.h>
+#include <linux/hugetlb.h>
+#include <linux/iosys-map.h>
+#include <linux/memfd.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/shmem_fs.h>
+#include <linux/slab.h>
+#include <linux/swapops.h>
+#include <linux/vmalloc.h>
+
+#include "memfd_dmabuf_device.h"
+
+static void put_set_folio(const struct memfd_dmabuf_pages *set,
+			  struct folio *folio)
+{
+	if (set->pinned)
+		unpin_folio(folio);
+	else
+		folio_put(folio);
+}
+
+/**
+ * memfd_dmabuf_put_pages() - let go of pages
+ * @set: the pages, which the last user frees
+ *
+ * Context: Process context, may sleep.
+ */
+void memfd_dmabuf_put_pages(struct memfd_dmabuf_pages *set)
+{
+	unsigned long i;
+
+	if (!refcount_dec_and_test(&set->users))
+		return;
+	for (i = 0; i < set->nr_folios; i++) {
+		struct folio *folio = set->folios[i];
+
+		if (set->dirty && !folio_test_dirty(folio)) {
+			folio_lock(folio);
+			folio_mark_dirty(folio);
+			folio_unlock(folio);
+		}
+		put_set_folio(set, folio);
+		cond_resched();
+	}
+	kvfree(set->folios);
+	kvfree(set->pages);
+	kfree(set);
+}
+
+/* Find or make the folio at @index of @run, with a reference. */
+static struct folio *get_run_folio(struct memfd_dmabuf *buf, struct file *file,
+				   const struct mapping_alias *run,
+				   pgoff_t index)
+{
+	struct folio *folio = filemap_get_folio(file->f_mapping, index);
+	bool alloc = !(buf->flags & MEMFD_DMABUF_NOALLOC);
+	int ret;
+
+	if (!IS_ERR(folio)) {
+		if (folio_test_uptodate(folio))
+			return folio;
+		folio_put(folio);
+	}
+
+	if (is_file_hugepages(file)) {
+		/* Who discards waits for dma_resv, so do not wait for them. */
+		folio = memfd_dmabuf_hugetlb_folio(file, index, alloc);
+		if (IS_ERR(folio))
+			return folio;
+	} else {
+		ret = shmem_get_folio_orders(file_inode(file), index,
+					     memfd_dmabuf_run_orders(run, index),
+					     &folio,
+					     alloc ? SGP_CACHE : SGP_NOALLOC,
+					     NULL, NULL);
+		if (ret)
+			return ERR_PTR(ret);
+	}
+	folio_unlock(folio);
+	return folio;
+}
+
+/* Pin the folio at @index of @run. */
+static struct folio *pin_run_folio(struct memfd_dmabuf *buf, struct file *file,
+				   const struct mapping_alias *run,
+				   pgoff_t index)
+{
+	struct folio *folio;
+	loff_t start, end;
+	bool stays = true;
+	pgoff_t offset;
+	long nr;
+
+	/* Unless it has to move, it has been thrown away in between. */
+	while (stays) {
+		folio = filemap_pin_folio(file->f_mapping, index);
+		if (folio)
+			return folio;
+		if (fatal_signal_pending(current))
+			return ERR_PTR(-EINTR);
+		folio = get_run_folio(buf, file, run, index);
+		if (IS_ERR(folio))
+			return folio;
+		stays = folio_is_longterm_pinnable(folio);
+		folio_put(folio);
+	}
+
+	/* The last page of a file may be partial. */
+	start = (loff_t)index << PAGE_SHIFT;
+	end = min_t(loff_t, start + PAGE_SIZE, i_size_read(file_inode(file))) - 1;
+	nr = memfd_pin_folios(file, start, end, &folio, 1, &offset);
+	return nr < 0 ? ERR_PTR(nr) : folio;
+}
+
+/* The same, but gives way to a discard that it must not cross with. */
+static struct folio *
+try_pin_run_folio(struct memfd_dmabuf *buf, struct file *file,
+		  const struct mapping_alias *run, pgoff_t index,
+		  const struct memfd_dmabuf_pages *set)
+{
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct folio *folio = ERR_PTR(-EAGAIN);
+
+	mutex_lock(&d->pin_lock);
+	if (set->nr_begun == d->nr_begun)
+		folio = pin_run_folio(buf, file, run, index);
+	mutex_unlock(&d->pin_lock);
+	return folio;
+}
+
+/* Note the pages of @folio at @index and beyond, up to @run's last one. */
+static int add_folio(struct memfd_dmabuf_pages *set, struct folio *folio,
+		     pgoff_t index, const struct mapping_alias *run)
+{
+	pgoff_t pgoff = run->pgoff + (index - run->index);
+	pgoff_t end = min(folio_next_index(folio), run_end(run));
+
+	set->folios[set->nr_folios++] = folio;
+	/* A page can be in many places, and each pin counts 1024 times. */
+	if (folio_ref_count(folio) > INT_MAX / 2)
+		return -ENOMEM;
+	for (; index < end; index++) {
+		struct page *page = folio_file_page(folio, index);
+
+		if (is_page_hwpoison(page))
+			return -EHWPOISON;
+		set->pages[pgoff++] = page;
+	}
+	return 0;
+}
+
+static int add_run(struct memfd_dmabuf *buf, struct file *file,
+		   const struct mapping_alias *run,
+		   struct memfd_dmabuf_pages *set)
+{
+	pgoff_t index = run->index;
+	struct folio *folio;
+	int ret;
+
+	/* A large folio may go on behind the end of the file. */
+	if (run_end(run) > DIV_ROUND_UP_ULL(i_size_read(file_inode(file)),
+					    PAGE_SIZE))
+		return -EFAULT;
+
+	while (index < run_end(run)) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+
+		if (set->pinned)
+			folio = try_pin_run_folio(buf, file, run, index, set);
+		else
+			folio = get_run_folio(buf, file, run, index);
+		if (IS_ERR(folio))
+			return PTR_ERR(folio);
+		if (!set->pinned)
+			folio_mark_accessed(folio);
+
+		/* Has it been split, or thrown away? */
+		if (index - folio->index >= folio_nr_pages(folio)) {
+			put_set_folio(set, folio);
+			continue;
+		}
+		ret = add_folio(set, folio, index, run);
+		if (ret)
+			return ret;
+		index = folio_next_index(folio);
+	}
+	return 0;
+}
+
+/* How many folios a run can be made of. */
+static unsigned long run_folios(const struct file *file,
+				const struct mapping_alias *run)
+{
+	unsigned int order = 0;
+
+	if (is_file_hugepages(file))
+		order = huge_page_order(hstate_inode(file_inode(file)));
+	return ((run_end(run) - 1) >> order) - (run->index >> order) + 1;
+}
+
+/**
+ * memfd_dmabuf_get_pages() - find, or make, all pages of a buffer
+ * @buf: the buffer
+ * @pin: whether to pin them, or else to have references
+ * @nr_begun: &memfd_dmabuf_devices.nr_begun, to give way to discards since
+ *
+ * Context: Process context, dma_resv is held. May sleep.
+ * Return: The pages, with one user; -EFAULT at a hole that is not to be filled or
+ * beyond the end of a file, -EAGAIN if it gave way, -EHWPOISON, -ENOMEM, -EINTR.
+ */
+struct memfd_dmabuf_pages *memfd_dmabuf_get_pages(struct memfd_dmabuf *buf,
+						  bool pin,
+						  unsigned long nr_begun)
+{
+	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+	const struct mapping_alias *run, *runs = buf->aliases.list;
+	const struct mapping_alias *end = runs + buf->aliases.nr;
+	struct memfd_dmabuf_pages *set;
+	struct file *file = NULL;
+	unsigned long nr = 0;
+	int ret = -ENOMEM;
+
+	set = kzalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
+	if (!set)
+		return ERR_PTR(-ENOMEM);
+	refcount_set(&set->users, 1);
+	set->pinned = pin;
+	set->nr_begun = nr_begun;
+
+	for (run = runs; run < end; run++) {
+		if (run == runs || run->source != run[-1].source)
+			file = run_file(buf, run);
+		nr += run_folios(file, run);
+	}
+	set->pages = kvmalloc_array(nr_pages(buf), sizeof(*set->pages), gfp);
+	set->folios = kvmalloc_array(nr, sizeof(*set->folios), gfp);
+	if (!set->pages || !set->folios)
+		goto err;
+
+	for (run = runs; run < end; run++) {
+		if (run == runs || run->source != run[-1].source)
+			file = run_file(buf, run);
+		ret = add_run(buf, file, run, set);
+		if (ret)
+			goto err;
+	}
+	return set;
+
+err:
+	memfd_dmabuf_put_pages(set);
+	/* As for get_user_pages(): past the end of a file, or a hole. */
+	if (ret == -EINVAL || ret == -ENOENT)
+		ret = -EFAULT;
+	if (ret == -ENOSPC)
+		ret = -ENOMEM;
+	return ERR_PTR(ret);
+}
+
+/**
+ * memfd_dmabuf_pin_pages() - pin all pages of a buffer
+ * @buf: the buffer
+ *
+ * Context: Process context, dma_resv is held. May sleep.
+ * Return: As memfd_dmabuf_get_pages(); -EAGAIN during a discard.
+ */
+struct memfd_dmabuf_pages *memfd_dmabuf_pin_pages(struct memfd_dmabuf *buf)
+{
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct memfd_dmabuf_pages *set;
+	struct memfd_dmabuf_file *backing = NULL;
+	unsigned long nr_begun;
+	bool busy = false;
+
+	mutex_lock(&d->pin_lock);
+	nr_begun = d->nr_begun;
+	while ((backing = next_backing(buf, backing)))
+		busy |= is_strict(backing) && READ_ONCE(backing->source.discarding);
+	mutex_unlock(&d->pin_lock);
+	if (busy)
+		return ERR_PTR(-EAGAIN);
+
+	set = memfd_dmabuf_get_pages(buf, true, nr_begun);
+	if (IS_ERR(set))
+		return set;
+
+	mutex_lock(&d->pin_lock);
+	busy = nr_begun != d->nr_begun;
+	if (!busy)
+		WRITE_ONCE(d->nr_pins, d->nr_pins + 1);
+	mutex_unlock(&d->pin_lock);
+	if (busy) {
+		memfd_dmabuf_put_pages(set);
+		return ERR_PTR(-EAGAIN);
+	}
+	return set;
+}
+
+/**
+ * memfd_dmabuf_unpin_pages() - undo memfd_dmabuf_pin_pages()
+ * @buf: the buffer
+ * @set: its pages
+ *
+ * Context: Process context, dma_resv is held. May sleep.
+ */
+void memfd_dmabuf_unpin_pages(struct memfd_dmabuf *buf,
+			      struct memfd_dmabuf_pages *set)
+{
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+
+	memfd_dmabuf_put_pages(set);
+	mutex_lock(&d->pin_lock);
+	WRITE_ONCE(d->nr_pins, d->nr_pins - 1);
+	mutex_unlock(&d->pin_lock);
+}
+
+/* Has the file thrown away a page that is pinned? */
+static bool is_stale(struct address_space *mapping, pgoff_t index,
+		     struct page *page)
+{
+	struct folio *folio = page_folio(page);
+	void *entry = xa_load(&mapping->i_pages, index);
+
+	if (xa_is_value(entry)) {
+		/* Reclaim had begun to swap it out when it was pinned. */
+		unsigned long swap = radix_to_swp_entry(entry).val;
+
+		return !folio_test_swapcache(folio) ||
+		       swap - folio->swap.val >= folio_nr_pages(folio);
+	}
+	return entry != folio;
+}
+
+/* Add what is stale to *@nr. */
+static int count_stale(struct memfd_dmabuf *buf,
+		       const struct memfd_dmabuf_pages *set, u64 *nr)
+{
+	const struct mapping_alias *run = buf->aliases.list;
+	const struct mapping_alias *end = run + buf->aliases.nr;
+	unsigned long i = 0;
+
+	for (; run < end; run++) {
+		struct file *file = run_file(buf, run);
+
+		for (; i < run[1].pgoff; i++) {
+			*nr += is_stale(file->f_mapping,
+					mapping_alias_index(run, i),
+					set->pages[i]);
+			cond_resched();
+		}
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	return 0;
+}
+
+/**
+ * memfd_dmabuf_may_write() - may devices and the kernel write to a buffer?
+ * @buf: the buffer
+ *
+ * As for a new mapping of the CPU: the files may have been sealed since.
+ *
+ * Return: 0, -EACCES or -EPERM.
+ */
+int memfd_dmabuf_may_write(struct memfd_dmabuf *buf)
+{
+	struct memfd_dmabuf_file *backing = NULL;
+	int ret = is_rdonly(buf) ? -EACCES : 0;
+
+	while ((backing = next_backing(buf, backing))) {
+		unsigned long vm_flags = VM_SHARED | VM_WRITE;
+
+		if (!ret)
+			ret = memfd_check_seals_mmap(backing->file, &vm_flags);
+	}
+	return ret;
+}
+
+/**
+ * memfd_dmabuf_vmap() - map a buffer in the kernel, for &dma_buf_ops.vmap
+ * @dmabuf: the dma-buf
+ * @map: set to the mapping
+ *
+ * It can be written, so it is refused as a device's is.
+ *
+ * Context: Process context, dma_resv is held.
+ * Return: 0 or an error.
+ */
+int memfd_dmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct memfd_dmabuf *buf = dmabuf->priv;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct memfd_dmabuf_pages *set;
+	int ret = memfd_dmabuf_may_write(buf);
+	void *vaddr;
+
+	if (ret)
+		return ret;
+	set = memfd_dmabuf_pin_pages(buf);
+	if (IS_ERR(set))
+		return PTR_ERR(set);
+	vaddr = vmap(set->pages, nr_pages(buf), VM_MAP, PAGE_KERNEL);
+	if (!vaddr) {
+		memfd_dmabuf_unpin_pages(buf, set);
+		return -ENOMEM;
+	}
+	d->vmap = set;
+	iosys_map_set_vaddr(map, vaddr);
+	return 0;
+}
+
+/**
+ * memfd_dmabuf_vunmap() - undo memfd_dmabuf_vmap(), for &dma_buf_ops.vunmap
+ * @dmabuf: the dma-buf
+ * @map: the mapping
+ *
+ * Context: Process context, dma_resv is held.
+ */
+void memfd_dmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct memfd_dmabuf *buf = dmabuf->priv;
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+
+	vunmap(map->vaddr);
+	d->vmap->dirty = true;
+	memfd_dmabuf_unpin_pages(buf, d->vmap);
+	d->vmap = NULL;
+}
+
+/* The @nth pinned set of pages, with a reference, if there is one. */
+static struct memfd_dmabuf_pages *get_pinned(struct memfd_dmabuf *buf,
+					     unsigned long nth)
+{
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct memfd_dmabuf_pages *set = d->vmap;
+	struct dma_buf_attachment *attach;
+
+	if (set && !nth--)
+		goto found;
+	list_for_each_entry(attach, &buf->dmabuf->attachments, node) {
+		struct memfd_dmabuf_attachment *a = attach->priv;
+
+		set = a->pinned;
+		if (set && !nth--)
+			goto found;
+	}
+	return NULL;
+
+found:
+	refcount_inc(&set->users);
+	return set;
+}
+
+/**
+ * memfd_dmabuf_device_info() - tell what devices have of a buffer
+ * @buf: the buffer
+ * @info: filled in, as far as it is about that
+ * @wait: whether to wait for importers that are busy with it
+ *
+ * Context: Process context, takes the dma-buf's reservation lock.
+ * Return: 0, -EINTR, or -EBUSY if it would have to wait.
+ */
+int memfd_dmabuf_device_info(struct memfd_dmabuf *buf,
+			     struct memfd_dmabuf_info *info, bool wait)
+{
+	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct dma_resv *resv = buf->dmabuf->resv;
+	struct memfd_dmabuf_pages *set;
+	unsigned long i = 0;
+	int ret;
+
+	info->stale_pages = 0;
+	info->discards = atomic64_read(&d->discards);
+	do {
+		if (!wait && !dma_resv_trylock(resv))
+			return -EBUSY;
+		ret = wait ? dma_resv_lock_interruptible(resv, NULL) : 0;
+		if (ret)
+			return ret;
+		info->pinned_pages = d->nr_pins * nr_pages(buf);
+		set = get_pinned(buf, i++);
+		dma_resv_unlock(resv);
+
+		/* Not under the lock: it takes long, and importers need it. */
+		if (set) {
+			ret = count_stale(buf, set, &info->stale_pages);
+			memfd_dmabuf_put_pages(set);
+		}
+	} while (set && !ret);
+	return ret;
+}

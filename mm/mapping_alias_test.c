@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: GPL-2.0
+/* KUnit tests of the index of aliases, and of discards. */
+
+#include <kunit/test.h>
+#include <linux/completion.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/kthread.h>
+
+/* A list of aliases, of one file or two, that a dummy file's mapping shows. */
+struct shower {
+	struct mapping_aliases aliases;
+	struct mapping_alias_source sources[2];
+	unsigned int nr_moving;
+	unsigned int nr_begins;
+	unsigned int nr_ends;
+	pgoff_t first, last;
+	/* what it says to a discard, whether it can still be asked, and is */
+	int veto;
+	bool dying;
+	int users;
+	/* for the test that stops in the middle of a walk */
+	struct completion *entered;
+	struct completion *go_on;
+	bool left;
+};
+
+static struct shower *to_shower(struct mapping_alias_source *source)
+{
+	return container_of(source->aliases, struct shower, aliases);
+}
+
+static void test_moving(struct mapping_alias_source *source)
+{
+	struct shower *s = to_shower(source);
+
+	s->nr_moving++;
+	if (s->entered) {
+		complete(s->entered);
+		wait_for_completion(s->go_on);
+		WRITE_ONCE(s->left, true);
+	}
+}
+
+static bool test_get(struct mapping_alias_source *source)
+{
+	struct shower *s = to_shower(source);
+
+	s->users += !s->dying;
+	return !s->dying;
+}
+
+static void test_put(struct mapping_alias_source *source)
+{
+	to_shower(source)->users--;
+}
+
+static int test_discard_begin(struct mapping_alias_source *source)
+{
+	struct shower *s = to_shower(source);
+
+	WARN_ON(!source->discarding || s->users != 1);
+	s->nr_begins++;
+	return s->veto;
+}
+
+static void test_discard_end(struct mapping_alias_source *source, pgoff_t first,
+			     pgoff_t last)
+{
+	struct shower *s = to_shower(source);
+
+	WARN_ON(!source->discarding || s->users != 1);
+	s->nr_ends++;
+	s->first = first;
+	s->last = last;
+}
+
+static const struct mapping_alias_ops test_ops = {
+	.moving = test_moving,
+	.get = test_get,
+	.put = test_put,
+	.discard_begin = test_discard_begin,
+	.discard_end = test_discard_end,
+};
+
+static void put_file(void *file)
+{
+	__fput_sync(file);
+}
+
+static struct file *new_file(struct kunit *test)
+{
+	struct file *file = shmem_file_setup("kunit", MAX_LFS_FILESIZE,
+					     VM_NORESERVE);
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, put_file, file));
+	return file;
+}
+
+static void drop_shower(void *data)
+{
+	struct shower *s = data;
+
+	mapping_aliases_remove(&s->aliases);
+	xa_destroy(&s->aliases.sources);
+}
+
+/* With room for @nr aliases of pages of @file and, if not NULL, @file2. */
+static struct shower *new_shower(struct kunit *test, struct file *file,
+				 struct file *file2, u32 nr)
+{
+	struct shower *s = kunit_kzalloc(test, sizeof(*s), GFP_KERNEL);
+	struct mapping_aliases *aliases;
+	int error;
+
+	KUNIT_ASSERT_NOT_NULL(test, s);
+	aliases = &s->aliases;
+	aliases->ops = &test_ops;
+	aliases->mapping = new_file(test)->f_mapping;
+	aliases->list = kunit_kcalloc(test, nr + 1, sizeof(*aliases->list),
+				      GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, aliases->list);
+	xa_init(&aliases->sources);
+	error = mapping_alias_add_source(aliases, &s->sources[0],
+					 file->f_mapping);
+	if (!error && file2)
+		error = mapping_alias_add_source(aliases, &s->sources[1],
+						 file2->f_mapping);
+	KUNIT_ASSERT_EQ(test, 0, error);
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, drop_shower, s));
+	return s;
+}
+
+static void show(struct shower *s, u32 source, pgoff_t index, pgoff_t nr)
+{
+	struct mapping_alias *end = &s->aliases.list[s->aliases.nr++];
+
+	end->index = index;
+	end->source = source;
+	end[1].pgoff = end->pgoff + nr;
+}
+
+/*
+ * What is found is what a search through the whole list finds: as many pages,
+ * and the same ones, cut to what is looked for.
+ */
+static void expect_found(struct kunit *test, struct shower *s, u32 source,
+			 pgoff_t first, pgoff_t last)
+{
+	struct mapping_alias_root *root = s->sources[source].root;
+	unsigned int nr = 0, wrong = 0;
+	struct alias_walk walk;
+	u32 i;
+
+	for (i = 0; i < s->aliases.nr; i++) {
+		const struct mapping_alias *alias = &s->aliases.list[i];
+
+		nr += alias->source == source && alias->index <= last &&
+		      alias_last(alias) >= first;
+	}
+	down_read(&root->lock);
+	alias_walk_start(&walk, root, first, last);
+	while (alias_walk_next(&walk)) {
+		u32 low = 0, high = s->aliases.nr - 1;
+
+		if (walk.source->aliases != &s->aliases)
+			continue;
+		while (low < high) {
+			u32 mid = low + (high - low + 1) / 2;
+
+			if (s->aliases.list[mid].pgoff <= walk.pgoff)
+				low = mid;
+			else
+				high = mid - 1;
+		}
+		wrong += walk.source != &s->sources[source] ||
+			 walk.index != mapping_alias_index(&s->aliases.list[low],
+							   walk.pgoff) ||
+			 walk.index < first ||
+			 walk.index + walk.nr - 1 > last ||
+			 (walk.index > first &&
+			  walk.index != s->aliases.list[low].index) ||
+			 (walk.index + walk.nr - 1 < last &&
+			  walk.pgoff + walk.nr != s->aliases.list[low + 1].pgoff);
+		nr--;
+	}
+	up_read(&root->lock);
+	KUNIT_EXPECT_EQ_MSG(test, nr, 0, "%lu to %lu", first, last);
+	KUNIT_EXPECT_EQ_MSG(test, wrong, 0, "%lu to %lu", first, last);
+}
+
+/* Overlapping, equal and nested aliases: each is found, and cut. */
+static void overlap_test(struct kunit *test)
+{
+	struct file *file = new_file(test);
+	struct shower *a = new_shower(test, file, NULL, 4);
+	struct shower *b = new_shower(test, file, NULL, 1);
+	pgoff_t first, last;
+
+	show(a, 0, 10, 10);
+	show(a, 0, 5, 30);
+	show(a, 0, 5, 30);
+	show(a, 0, 12, 1);
+	show(b, 0, 6, 2);
+	KUNIT_ASSERT_FALSE(test, mapping_aliased(file->f_mapping));
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&a->aliases));
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&b->aliases));
+	for (first = 0; first < 40; first++) {
+		for (last = first; last < 40; last++) {
+			expect_found(test, a, 0, first, last);
+			expect_found(test, b, 0, first, last);
+		}
+	}
+	expect_found(test, a, 0, 0, ULONG_MAX);
+	mapping_aliases_remove(&a->aliases);
+	KUNIT_EXPECT_TRUE(test, mapping_aliased(file->f_mapping));
+	expect_found(test, b, 0, 0, ULONG_MAX);
+	mapping_aliases_remove(&b->aliases);
+	KUNIT_EXPECT_FALSE(test, mapping_aliased(file->f_mapping));
+}
+
+/* Any place and length, in two files, around the limits of groups and bytes. */
+static void random_test(struct kunit *test)
+{
+	const pgoff_t at[] = { 0, 250, GROUP_GAP, 65530, 1UL << 24, 1UL << 33 };
+	struct file *file = new_file(test), *file2 = new_file(test);
+	u32 seed = 1, i, nr = 3000;
+	struct shower *s = new_shower(test, file, file2, nr);
+
+	for (i = 0; i < nr; i++) {
+		seed = seed * 1103515245 + 12345;
+		show(s, seed >> 31, at[(seed >> 8) % ARRAY_SIZE(at)] +
+		     (seed >> 16) % 2000, (seed >> 12) % 8 ? 1 : 1 + seed % 16);
+	}
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&s->aliases));
+	for (i = 0; i < 2000; i++) {
+		pgoff_t first;
+
+		seed = seed * 1103515245 + 12345;
+		first = at[(seed >> 8) % ARRAY_SIZE(at)] + (seed >> 16) % 2000;
+		expect_found(test, s, seed >> 31, first,
+			     first + ((seed >> 4) % 4 ? 0 : seed % 1000));
+	}
+	expect_found(test, s, 0, 0, ULONG_MAX);
+	expect_found(test, s, 1, 0, ULONG_MAX);
+	KUNIT_EXPECT_LT(test, s->aliases.nr_groups, nr / 4);
+	mapping_aliases_remove(&s->aliases);
+	KUNIT_EXPECT_FALSE(test, mapping_aliased(file->f_mapping));
+	KUNIT_EXPECT_FALSE(test, mapping_aliased(file2->f_mapping));
+}
+
+/* A page may be there so often and no more, however it is covered. */
+static void repeats_test(struct kunit *test)
+{
+	struct file *file = new_file(test), *file2 = new_file(test);
+	struct shower *s = new_shower(test, file, file2,
+				      2 * MAPPING_ALIAS_REPEATS + 2);
+	u32 i;
+
+	for (i = 0; i < MAPPING_ALIAS_REPEATS; i++) {
+		show(s, 0, MAPPING_ALIAS_REPEATS - i, 100);
+		show(s, 1, 7, 1);
+	}
+	/* behind the first that ends */
+	show(s, 0, 101, 1);
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&s->aliases));
+	expect_found(test, s, 0, 99, 101);
+	expect_found(test, s, 1, 7, 7);
+	mapping_aliases_remove(&s->aliases);
+
+	show(s, 0, 100, 1);
+	KUNIT_EXPECT_EQ(test, -EINVAL, mapping_aliases_add(&s->aliases));
+	KUNIT_EXPECT_FALSE(test, mapping_aliased(file->f_mapping));
+	s->aliases.list[s->aliases.nr - 1].index = 102;
+	KUNIT_EXPECT_EQ(test, 0, mapping_aliases_add(&s->aliases));
+	mapping_aliases_remove(&s->aliases);
+}
+
+/* Files do not hear of each other. */
+static void many_files_test(struct kunit *test)
+{
+	const unsigned int nr = 500;
+	struct shower **s;
+	unsigned int i;
+
+	s = kunit_kcalloc(test, nr, sizeof(*s), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, s);
+	for (i = 0; i < nr; i++) {
+		s[i] = new_shower(test, new_file(test), NULL, 1);
+		show(s[i], 0, 0, 2);
+		KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&s[i]->aliases));
+	}
+	for (i = 0; i < nr; i += 2)
+		__mapping_alias_unmap(s[i]->sources[0].mapping, 0, 0);
+	for (i = 0; i < nr; i++)
+		KUNIT_EXPECT_EQ(test, s[i]->nr_moving, i % 2 == 0);
+}
+
+static int unmap_thread(void *mapping)
+{
+	__mapping_alias_unmap(mapping, 0, ULONG_MAX);
+	return 0;
+}
+
+struct removal {
+	struct shower *s;
+	struct completion started;
+	bool after_op;
+};
+
+static int remove_thread(void *data)
+{
+	struct removal *r = data;
+
+	complete(&r->started);
+	mapping_aliases_remove(&r->s->aliases);
+	r->after_op = READ_ONCE(r->s->left);
+	return 0;
+}
+
+/*
+ * While one file is walked another file's aliases can go, and removing the
+ * walked file's own waits for the operation under way.
+ */
+static void removal_during_walk_test(struct kunit *test)
+{
+	DECLARE_COMPLETION_ONSTACK(entered);
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct shower *a = new_shower(test, new_file(test), NULL, 1);
+	struct shower *b = new_shower(test, new_file(test), NULL, 1);
+	struct removal removal = { .s = a };
+	struct task_struct *walker, *remover;
+
+	init_completion(&removal.started);
+	a->entered = &entered;
+	a->go_on = &go_on;
+	show(a, 0, 0, 1);
+	show(b, 0, 0, 1);
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&a->aliases));
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&b->aliases));
+
+	walker = kthread_create(unmap_thread, a->sources[0].mapping, "walker");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(walker));
+	get_task_struct(walker);
+	wake_up_process(walker);
+	wait_for_completion(&entered);
+
+	mapping_aliases_remove(&b->aliases);
+	KUNIT_EXPECT_FALSE(test, mapping_aliased(b->sources[0].mapping));
+
+	remover = kthread_create(remove_thread, &removal, "remover");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(remover));
+	get_task_struct(remover);
+	wake_up_process(remover);
+	wait_for_completion(&removal.started);
+	complete(&go_on);
+
+	kthread_stop_put(walker);
+	kthread_stop_put(remover);
+	KUNIT_EXPECT_TRUE(test, removal.after_op);
+}
+
+/* A discard, as the file's owner would do it. */
+static int discard(struct address_space *mapping, loff_t start, loff_t end)
+{
+	int ret;
+
+	inode_lock(mapping->host);
+	ret = mapping_alias_discard_begin(mapping, start, end);
+	if (!ret)
+		mapping_alias_discard_end(mapping, start, end);
+	inode_unlock(mapping->host);
+	return ret;
+}
+
+/* Who has whole pages of it is told once, and who has none is not. */
+static void discard_test(struct kunit *test)
+{
+	struct file *file = new_file(test);
+	struct shower *s = new_shower(test, file, NULL, 2);
+	struct address_space *mapping = file->f_mapping;
+
+	show(s, 0, 8, 8);
+	show(s, 0, 20, 4);
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&s->aliases));
+
+	KUNIT_EXPECT_EQ(test, 0, discard(mapping, 9 * PAGE_SIZE - 1,
+					 22 * PAGE_SIZE + 1));
+	KUNIT_EXPECT_EQ(test, s->nr_begins, 1);
+	KUNIT_EXPECT_EQ(test, s->nr_ends, 1);
+	KUNIT_EXPECT_EQ(test, s->first, 9);
+	KUNIT_EXPECT_EQ(test, s->last, 21);
+
+	/* less than a page; pages before, between and after */
+	KUNIT_EXPECT_EQ(test, 0, discard(mapping, 9 * PAGE_SIZE + 1,
+					 10 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0, discard(mapping, 0, 8 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0, discard(mapping, 16 * PAGE_SIZE,
+					 20 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0, discard(mapping, 24 * PAGE_SIZE,
+					 99 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, s->nr_begins, 1);
+	KUNIT_EXPECT_EQ(test, s->users, 0);
+}
+
+/* One veto is everybody's, whoever was asked first. */
+static void veto_test(struct kunit *test)
+{
+	struct file *file = new_file(test);
+	struct address_space *mapping = file->f_mapping;
+	struct shower *s[3];
+	unsigned int i;
+
+	for (i = 0; i < 3; i++) {
+		s[i] = new_shower(test, file, NULL, 2);
+		show(s[i], 0, 8, 16);
+		show(s[i], 0, 10, 2);
+		KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&s[i]->aliases));
+	}
+	s[1]->veto = -EBUSY;
+	KUNIT_EXPECT_EQ(test, -EBUSY, discard(mapping, 0, 99 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 1, s[1]->nr_begins);
+	for (i = 0; i < 3; i++) {
+		KUNIT_EXPECT_EQ(test, 0, s[i]->nr_ends);
+		KUNIT_EXPECT_EQ(test, 0, s[i]->users);
+		KUNIT_EXPECT_FALSE(test, s[i]->sources[0].discarding);
+	}
+	KUNIT_EXPECT_FALSE(test, test_bit(AS_DISCARDING, &mapping->flags));
+
+	/* who is about to go is not asked */
+	s[1]->dying = true;
+	KUNIT_EXPECT_EQ(test, 0, discard(mapping, 0, 99 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 1, s[0]->nr_ends);
+	KUNIT_EXPECT_EQ(test, 0, s[1]->nr_ends);
+	KUNIT_EXPECT_EQ(test, 1, s[2]->nr_ends);
+}
+
+static struct kunit_case mapping_alias_cases[] = {
+	KUNIT_CASE(overlap_test),
+	KUNIT_CASE(random_test),
+	KUNIT_CASE(repeats_test),
+	KUNIT_CASE(many_files_test),
+	KUNIT_CASE(removal_during_walk_test),
+	KUNIT_CASE(discard_test),
+	KUNIT_CASE(veto_test),
+	{}
+};
+
+static struct kunit_suite mapping_alias_suite = {
+	.name = "mapping_alias",
+	.test_cases = mapping_alias_cases,
+};
+
+kunit_test_suite(mapping_alias_suite);
