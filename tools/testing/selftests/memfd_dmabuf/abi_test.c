@@ -328,6 +328,7 @@ TEST_F(abi, not_for_others)
 	ASSERT_LE(0, buf);
 	map = mmap(NULL, 2 * PAGE, PROT_READ, MAP_SHARED, buf, 0);
 	ASSERT_NE(MAP_FAILED, map);
+	PEEK(map);
 	ASSERT_EQ(0, mincore(map, 2 * PAGE, in_core));
 	EXPECT_EQ(1, in_core[0] & 1);
 	EXPECT_EQ(0, in_core[1] & 1);
@@ -845,7 +846,8 @@ TEST_F(abi, debugfs)
 TEST_F(abi, tracepoints)
 {
 	const char *dir = "/sys/kernel/tracing/";
-	static const char * const names[] = { "create", "fault", "unmap", "release" };
+	static const char * const names[] = { "create", "fault", "discard",
+					     "release" };
 	struct memfd_dmabuf_range r = range(self->memfd, 3, 1);
 	char path[128], line[512], *map;
 	int seen[4] = { 0 }, buf;

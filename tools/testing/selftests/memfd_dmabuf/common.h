@@ -213,6 +213,12 @@ static inline long read_key(const char *path, const char *key)
 	return found;
 }
 
+/* Put pages that some processor still has in a batch onto the lists of reclaim. */
+static inline void drain_lru(void)
+{
+	write_file("/proc/sys/vm/drop_caches", "1");
+}
+
 /*
  * Have the cgroup in folder @dir reclaim, as its memory.reclaim does. Reclaim
  * leaves active pages alone while it believes there are inactive ones, and what

@@ -741,8 +741,15 @@ TEST_F(hugetlb, mremap)
 	fill_pages(self->owner, FILE_PAGES, 1);
 	show(&s, self->scattered, SCATTERED, 0);
 	expect_version(_metadata, &s, 1);
-	EXPECT_EQ(MAP_FAILED, mremap(s.map, SCATTERED * PAGE,
-				     (SCATTERED + 1) * PAGE, MREMAP_MAYMOVE));
+	/* past the end of the buffer it shows nothing, as a file's would */
+	new = mremap(s.map, SCATTERED * PAGE, (SCATTERED + 1) * PAGE,
+		     MREMAP_MAYMOVE);
+	ASSERT_NE(MAP_FAILED, new);
+	s.map = new;
+	EXPECT_TRUE(access_sigbus(new + SCATTERED * PAGE, false));
+	EXPECT_TRUE(access_sigbus(new + SCATTERED * PAGE, true));
+	ASSERT_EQ(0, munmap(new + SCATTERED * PAGE, PAGE));
+	expect_version(_metadata, &s, 1);
 	/* moved by a page more than a page table */
 	new = reserve(HUGE + SCATTERED * PAGE + PAGE) + PAGE;
 	ASSERT_EQ(new, mremap(s.map, SCATTERED * PAGE, SCATTERED * PAGE,
@@ -869,6 +876,10 @@ TEST_F(hugetlb, mincore)
 
 	show(&s, self->scattered, SCATTERED, 0);
 	POKE(self->owner + HUGE, 1);
+	/* it tells what is mapped, as of no file's page cache it knows */
+	for (unsigned long i = 0; i < s.nr; i++)
+		if (s.list[i] / PER_HUGE == 1)
+			PEEK(s.map + i * PAGE);
 	ASSERT_EQ(0, mincore(s.map, s.nr * PAGE, vec));
 	for (unsigned long i = 0; i < s.nr; i++)
 		wrong += (vec[i] & 1) != (s.list[i] / PER_HUGE == 1);
@@ -2233,7 +2244,8 @@ TEST_F(thp, move_pages)
 		PEEK(here);
 		PEEK(there);
 		EXPECT_EQ(!from, move_page(h % 2 ? here : there, !from));
-		EXPECT_FALSE(mapped(here));
+		/* as every mapping of the file */
+		EXPECT_TRUE(mapped(here));
 		expect_version(_metadata, &s, 1);
 		touch(self->owner, FILE_PAGES, READ);
 		expect_frames(_metadata, &s, self->owner);

@@ -694,11 +694,15 @@ static void check_tables(const struct view *v, unsigned int first,
 	}
 }
 
-/* mincore() knows what is in memory, wherever it is asked. */
+/*
+ * mincore() knows what the file has in memory, where that is mapped. Of a buffer it
+ * knows what is mapped.
+ */
 static void check_mincore(const struct view *v)
 {
 	static unsigned char vec[MAX_PAGES], plain[MAX_FILES][MAX_PAGES];
-	unsigned int i, page;
+	static uint64_t entries[MAX_PAGES];
+	unsigned int i, page, told, known;
 	struct file *f;
 	char text[128];
 
@@ -708,12 +712,19 @@ static void check_mincore(const struct view *v)
 		return;
 	if (fixed(v))
 		memcpy(plain[v->file], vec, v->nr);
+	if (!check(pread(pagemap, entries, v->nr * 8,
+			 (uintptr_t)v->addr / PAGE * 8) == v->nr * 8, "pagemap"))
+		return;
 	for (i = 0; i < v->nr; i++) {
 		f = where(v, i, &page);
-		if ((vec[i] ^ plain[f - files][page]) & 1 ||
-		    (vec[i] & 1 && f->page[page].state == HOLE)) {
+		told = vec[i] & 1;
+		known = plain[f - files][page] & 1;
+		/* khugepaged may have unmapped some in between */
+		if ((v->buf < 0 && told != known) || (told && !known) ||
+		    (!told && entries[i] & PM_PRESENT) ||
+		    (told && f->page[page].state == HOLE)) {
 			describe(v, i, text, sizeof(text));
-			wrong("mincore says %u: %s", vec[i] & 1, text);
+			wrong("mincore says %u: %s", told, text);
 			return;
 		}
 	}
@@ -1239,11 +1250,26 @@ static void do_move(void)
 	v->nr = nr;
 }
 
+/* A mapping that has grown past the end of its buffer shows nothing there. */
+static void check_beyond(const struct view *v, char *addr)
+{
+	enum way way = below(NR_WAYS);
+	bool write = chance(50);
+	uint64_t data[SECTOR / 8] = {};
+	int result = transfer(addr, data, SECTOR, way, write), expect = SIGBUS;
+
+	if (write ? !(v->prot & PROT_WRITE) : !v->prot && way != PROC_MEM)
+		expect = SIGSEGV;
+	if (result != failure(way, expect))
+		wrong("%s by %s past the end of a buffer: result %d",
+		      write ? "write" : "read", way_name[way], result);
+}
+
 static void do_resize(void)
 {
 	struct view *v = any_view(false), *copy = free_view(1);
 	unsigned int limit, nr, old;
-	bool twice, may;
+	bool twice;
 	char *addr;
 
 	if (!v)
@@ -1252,20 +1278,13 @@ static void do_resize(void)
 	limit -= v->first;
 	nr = chance(50) ? 1 + below(v->nr) : v->nr + below(limit + 2 - v->nr);
 	old = v->nr;
-	may = nr <= limit;
-	if (!may && v->buf < 0)
+	if (nr > limit && v->buf < 0)
 		return;
 	/* without a size, mremap() makes a second mapping */
 	twice = copy && chance(20);
 	say_view(twice ? "map once more" : "resize", v, 0, nr);
 	addr = mremap(v->addr, twice ? 0 : old * PAGE, nr * PAGE,
 		      MREMAP_MAYMOVE);
-	if (!may) {
-		if (addr != MAP_FAILED || errno != EFAULT)
-			wrong("a mapping beyond the end of a buffer: %s",
-			      addr != MAP_FAILED ? "works" : strerror(errno));
-		return;
-	}
 	/* the kernel extends no special vma in place; it may have moved it */
 	if (addr == MAP_FAILED && errno == ENOMEM && nr > old && !twice &&
 	    has_hugetlb(v))
@@ -1276,6 +1295,13 @@ static void do_resize(void)
 		*copy = *v;
 		v = copy;
 		old = 0;
+	}
+	if (nr > limit) {
+		check_beyond(v, addr + limit * PAGE);
+		if (!check(!munmap(addr + limit * PAGE, (nr - limit) * PAGE),
+			   "munmap"))
+			return;
+		nr = limit;
 	}
 	v->addr = addr;
 	v->nr = nr;

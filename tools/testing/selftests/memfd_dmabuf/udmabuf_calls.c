@@ -235,9 +235,6 @@ static void use(int buf)
 	printf(" sum %lx", (unsigned long)checksum(addr, size / PAGE));
 	/* seen by the next buffer that has the page */
 	(*(uint64_t *)(addr + below(size / PAGE) * PAGE))++;
-	printf(" expand %d",
-	       mremap(addr, size, size + PAGE, MREMAP_MAYMOVE) == MAP_FAILED ?
-			errno : 0);
 	munmap(addr, size);
 	/* waits for pins to go */
 	if (chance(2))
