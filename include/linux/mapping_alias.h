@@ -17,6 +17,9 @@ struct mapping_alias_source;
 struct rmap_part;
 struct rmap_walk_control;
 
+/* A bit of &address_space.flags: pages are being thrown away. */
+#define AS_DISCARDING 11
+
 /* How often one list of aliases may have a page. A mirrored ring needs 2. */
 #define MAPPING_ALIAS_REPEATS 64
 /* How many aliases a list may have: no array of the index gets larger than it can. */
