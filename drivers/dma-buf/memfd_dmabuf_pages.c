@@ -204,6 +204,16 @@ static unsigned long run_folios(const struct file *file,
 	return ((run_end(run) - 1) >> order) - (run->index >> order) + 1;
 }
 
+static long wait_for_discards(struct memfd_dmabuf_devices *d,
+			      unsigned long until)
+{
+	long left = max((long)(until - jiffies), 0);
+
+	return wait_event_killable_timeout(d->wait,
+					   !atomic_read(&d->nr_discarding),
+					   left);
+}
+
 /**
  * memfd_dmabuf_get_pages() - find, or make, all pages of a buffer
  * @buf: the buffer
@@ -432,28 +442,28 @@ void memfd_dmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	d->vmap = NULL;
 }
 
-/* The @nth pinned set of pages, with a reference, if there is one. */
-static struct memfd_dmabuf_pages *get_pinned(struct memfd_dmabuf *buf,
-					     unsigned long nth)
+/* All pinned sets of pages, each with a reference. */
+static struct memfd_dmabuf_pages **get_pinned(struct memfd_dmabuf *buf)
 {
 	struct memfd_dmabuf_devices *d = to_devices(buf);
-	struct memfd_dmabuf_pages *set = d->vmap;
+	struct memfd_dmabuf_pages **sets;
 	struct dma_buf_attachment *attach;
+	unsigned long nr = 0;
 
-	if (set && !nth--)
-		goto found;
+	sets = kvmalloc_array(d->nr_pins, sizeof(*sets), GFP_KERNEL);
+	if (!sets)
+		return NULL;
+	if (d->vmap)
+		sets[nr++] = d->vmap;
 	list_for_each_entry(attach, &buf->dmabuf->attachments, node) {
 		struct memfd_dmabuf_attachment *a = attach->priv;
 
-		set = a->pinned;
-		if (set && !nth--)
-			goto found;
+		if (a->pinned)
+			sets[nr++] = a->pinned;
 	}
-	return NULL;
-
-found:
-	refcount_inc(&set->users);
-	return set;
+	while (nr--)
+		refcount_inc(&sets[nr]->users);
+	return sets;
 }
 
 /**
@@ -463,34 +473,37 @@ found:
  * @wait: whether to wait for importers that are busy with it
  *
  * Context: Process context, takes the dma-buf's reservation lock.
- * Return: 0, -EINTR, or -EBUSY if it would have to wait.
+ * Return: 0, -EINTR, -ENOMEM, or -EBUSY if it would have to wait.
  */
 int memfd_dmabuf_device_info(struct memfd_dmabuf *buf,
 			     struct memfd_dmabuf_info *info, bool wait)
 {
 	struct memfd_dmabuf_devices *d = to_devices(buf);
 	struct dma_resv *resv = buf->dmabuf->resv;
-	struct memfd_dmabuf_pages *set;
-	unsigned long i = 0;
+	struct memfd_dmabuf_pages **sets;
+	unsigned long i, nr;
 	int ret;
 
 	info->stale_pages = 0;
 	info->discards = atomic64_read(&d->discards);
-	do {
-		if (!wait && !dma_resv_trylock(resv))
-			return -EBUSY;
-		ret = wait ? dma_resv_lock_interruptible(resv, NULL) : 0;
-		if (ret)
-			return ret;
-		info->pinned_pages = d->nr_pins * nr_pages(buf);
-		set = get_pinned(buf, i++);
-		dma_resv_unlock(resv);
+	if (!wait && !dma_resv_trylock(resv))
+		return -EBUSY;
+	ret = wait ? dma_resv_lock_interruptible(resv, NULL) : 0;
+	if (ret)
+		return ret;
+	nr = d->nr_pins;
+	sets = get_pinned(buf);
+	dma_resv_unlock(resv);
+	if (!sets)
+		return -ENOMEM;
 
-		/* Not under the lock: it takes long, and importers need it. */
-		if (set) {
-			ret = count_stale(buf, set, &info->stale_pages);
-			memfd_dmabuf_put_pages(set);
-		}
-	} while (set && !ret);
+	/* Not under the lock: it takes long, and importers need it. */
+	info->pinned_pages = nr * nr_pages(buf);
+	for (i = 0; i < nr; i++) {
+		if (!ret)
+			ret = count_stale(buf, sets[i], &info->stale_pages);
+		memfd_dmabuf_put_pages(sets[i]);
+	}
+	kvfree(sets);
 	return ret;
 }

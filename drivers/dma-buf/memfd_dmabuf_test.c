@@ -1111,6 +1111,61 @@ static void stale_test(struct kunit *test)
 	expect_unused(test, file);
 }
 
+/* Somebody whose pinned pages go stale again and again. */
+struct pinner {
+	struct importer *imp;
+	struct file *file;
+	unsigned int rounds;
+	int ret;
+	struct completion done;
+};
+
+static int pin_thread(void *data)
+{
+	struct pinner *pinner = data;
+
+	while (!pinner->ret && pinner->rounds--) {
+		pinner->ret = pin(pinner->imp);
+		if (pinner->ret)
+			break;
+		pinner->ret = punch(pinner->file, 0, 64);
+		unpin(pinner->imp);
+	}
+	complete(&pinner->done);
+	return 0;
+}
+
+/* What is told belongs together: no more pages are stale than pinned. */
+static void info_test(struct kunit *test)
+{
+	struct file *file = new_file(test, 64);
+	struct dma_buf *dmabuf = new_simple_buffer(test, 0, file, 64);
+	struct pinner pinner = {
+		.imp = new_dynamic(test, dmabuf),
+		.file = file,
+		.rounds = 100,
+		.done = COMPLETION_INITIALIZER_ONSTACK(pinner.done),
+	};
+	struct memfd_dmabuf_info info = {};
+	unsigned int wrong = 0, failed = 0;
+	struct task_struct *task;
+
+	task = kthread_create(pin_thread, &pinner, "pinner");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+	get_task_struct(task);
+	wake_up_process(task);
+	while (!completion_done(&pinner.done)) {
+		failed += !!memfd_dmabuf_get_info(dmabuf, &info, true);
+		wrong += info.stale_pages > info.pinned_pages;
+		wrong += info.pinned_pages && info.pinned_pages != 64;
+	}
+	kthread_stop_put(task);
+	KUNIT_EXPECT_EQ(test, 0, pinner.ret);
+	KUNIT_EXPECT_EQ(test, 0, failed);
+	KUNIT_EXPECT_EQ(test, 0, wrong);
+	expect_unused(test, file);
+}
+
 /* With the flag nobody can, as long as there is a pin, whoever has it. */
 static void deny_test(struct kunit *test)
 {
@@ -2124,6 +2179,7 @@ static struct kunit_case memfd_dmabuf_cases[] = {
 	KUNIT_CASE(references_test),
 	KUNIT_CASE(put_during_discard_test),
 	KUNIT_CASE(stale_test),
+	KUNIT_CASE_SLOW(info_test),
 	KUNIT_CASE(deny_test),
 	KUNIT_CASE(deny_one_of_two_test),
 	KUNIT_CASE(deny_needs_write_test),
