@@ -2,16 +2,10 @@
 /* memfd_dmabuf: importers */
 
 #include <linux/dma-buf.h>
-#include <linux/dma-direct.h>
-#include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
-#include <linux/highmem.h>
-#include <linux/iommu-dma.h>
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
-#include <linux/swiotlb.h>
-#include <linux/xarray.h>
 #include <trace/events/memfd_dmabuf.h>
 
 #include "memfd_dmabuf_device.h"
@@ -20,11 +14,8 @@
  * struct memfd_dmabuf_map - a live mapping for a device
  * @sgt: what the importer has
  * @attach: whose it is
- * @dir: as it was mapped
+ * @dir: as the DMA API knows it
  * @pages: the attachment's, or the mapping's own if they are not pinned
- * @bounced: for a page of the buffer that the device has a bounce buffer for,
- *	what that had in it when it was last synchronised; its page_private() is
- *	where the bounce buffer is
  * @node: in &memfd_dmabuf_devices.maps
  */
 struct memfd_dmabuf_map {
@@ -32,7 +23,6 @@ struct memfd_dmabuf_map {
 	struct dma_buf_attachment *attach;
 	enum dma_data_direction dir;
 	struct memfd_dmabuf_pages *pages;
-	struct xarray bounced;
 	struct list_head node;
 };
 
@@ -275,147 +265,43 @@ static void memfd_dmabuf_unpin(struct dma_buf_attachment *attach)
 	count_unpinned(to_devices(buf));
 }
 
-/*
- * Bounce buffers. To synchronise one for the CPU copies all of it, also what the
- * device has not touched, over what others have written to the memory meanwhile:
- * other devices, or a guest that knows nothing of it. So each page of it is kept
- * as it was when it was last synchronised, and only what differs is copied.
- */
-
-/* The bounce buffer behind @addr, if it is one. */
-static void *find_bounce(struct device *dev, dma_addr_t addr)
+static bool may_bounce(struct device *dev)
 {
-#ifdef CONFIG_SWIOTLB
-	struct io_tlb_pool *pool;
-	phys_addr_t phys;
-
-	/* Others have no addresses like that, or caches to care for. */
-	if (use_dma_iommu(dev) || get_dma_ops(dev) || !dev_is_dma_coherent(dev))
-		return NULL;
-	phys = dma_to_phys(dev, addr);
-	pool = swiotlb_find_pool(dev, phys);
-	if (pool)
-		return pool->vaddr + (phys - pool->start);
-#endif
-	return NULL;
+	return dma_max_mapping_size(dev) < SIZE_MAX;
 }
 
-/* Remember what the bounce buffers have, before the device sees them. */
-static int memfd_dmabuf_keep_bounced(struct memfd_dmabuf_map *map)
+/* Is there a page that the buffer has more than once? */
+static bool has_repeats(struct memfd_dmabuf *buf)
 {
-	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
-	struct sg_dma_page_iter iter;
-	unsigned long pgoff = 0;
-	int ret;
+	const struct mapping_alias *run, *before = NULL;
+	u32 i;
 
-	if (map->dir == DMA_TO_DEVICE)
-		return 0;
-	for_each_sgtable_dma_page(&map->sgt, &iter, 0) {
-		void *bounce = find_bounce(map->attach->dev,
-					   sg_page_iter_dma_address(&iter));
-		struct page *kept;
-
+	for (i = 0; i < buf->aliases.nr; i++, before = run) {
+		run = &buf->aliases.list[buf->aliases.order[i]];
+		if (before && before->source == run->source &&
+		    run->index < run_end(before))
+			return true;
 		cond_resched();
-		if (bounce) {
-			kept = alloc_page(gfp);
-			if (!kept)
-				return -ENOMEM;
-			set_page_private(kept, (unsigned long)bounce);
-			memcpy(page_address(kept), bounce, PAGE_SIZE);
-			ret = xa_err(xa_store(&map->bounced, pgoff, kept, gfp));
-			if (ret) {
-				__free_page(kept);
-				return ret;
-			}
-		}
-		pgoff++;
+	}
+	return false;
+}
+
+/*
+ * A bounce buffer is copied as a whole, also what the device has not written. So
+ * of those who write to a page, and go or may go through one, there can be one.
+ */
+static int check_bounces(struct memfd_dmabuf_devices *d, struct device *dev)
+{
+	struct memfd_dmabuf_map *map;
+
+	if (may_bounce(dev) && has_repeats(&d->buf))
+		return -EOPNOTSUPP;
+	list_for_each_entry(map, &d->maps, node) {
+		if (map->dir != DMA_TO_DEVICE &&
+		    (may_bounce(dev) || may_bounce(map->attach->dev)))
+			return -EBUSY;
 	}
 	return 0;
-}
-
-static void memfd_dmabuf_forget_bounced(struct memfd_dmabuf_map *map)
-{
-	unsigned long pgoff;
-	struct page *kept;
-
-	xa_for_each(&map->bounced, pgoff, kept) {
-		set_page_private(kept, 0);
-		__free_page(kept);
-	}
-	xa_destroy(&map->bounced);
-}
-
-/* Take over what the device has written to its bounce buffers. */
-static void memfd_dmabuf_take_bounced(struct memfd_dmabuf_map *map)
-{
-	unsigned long pgoff;
-	struct page *page;
-	unsigned int i;
-
-	xa_for_each(&map->bounced, pgoff, page) {
-		u8 *memory = kmap_local_page(map->pages->pages[pgoff]);
-		const u8 *bounce = (u8 *)page_private(page);
-		u8 *kept = page_address(page);
-
-		if (memcmp(kept, bounce, PAGE_SIZE)) {
-			for (i = 0; i < PAGE_SIZE; i++) {
-				u8 now = READ_ONCE(bounce[i]);
-
-				if (now == kept[i])
-					continue;
-				kept[i] = now;
-				memory[i] = now;
-			}
-		}
-		kunmap_local(memory);
-		cond_resched();
-	}
-}
-
-/* What has no bounce buffer, in one direction or the other. */
-static void memfd_dmabuf_sync(struct memfd_dmabuf_map *map,
-			      enum dma_data_direction dir, bool for_cpu)
-{
-	struct device *dev = map->attach->dev;
-	struct sg_dma_page_iter iter;
-	unsigned long pgoff = 0;
-
-	if (xa_empty(&map->bounced)) {
-		if (for_cpu)
-			dma_sync_sgtable_for_cpu(dev, &map->sgt, dir);
-		else
-			dma_sync_sgtable_for_device(dev, &map->sgt, dir);
-		return;
-	}
-	for_each_sgtable_dma_page(&map->sgt, &iter, 0) {
-		dma_addr_t addr = sg_page_iter_dma_address(&iter);
-
-		cond_resched();
-		if (xa_load(&map->bounced, pgoff++))
-			continue;
-		if (for_cpu)
-			dma_sync_single_for_cpu(dev, addr, PAGE_SIZE, dir);
-		else
-			dma_sync_single_for_device(dev, addr, PAGE_SIZE, dir);
-	}
-}
-
-static void memfd_dmabuf_sync_for_device(struct memfd_dmabuf_map *map,
-					 enum dma_data_direction dir)
-{
-	unsigned long pgoff;
-	struct page *page;
-
-	memfd_dmabuf_sync(map, dir, false);
-	if (dir == DMA_FROM_DEVICE)
-		return;
-	xa_for_each(&map->bounced, pgoff, page) {
-		void *kept = page_address(page);
-
-		memcpy_from_page(kept, map->pages->pages[pgoff], 0, PAGE_SIZE);
-		memcpy((void *)page_private(page), kept, PAGE_SIZE);
-		cond_resched();
-	}
 }
 
 static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
@@ -430,8 +316,14 @@ static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 	unsigned int segment;
 	int ret;
 
-	if (a->write && direction != DMA_TO_DEVICE)
-		return ERR_PTR(a->write);
+	if (direction != DMA_TO_DEVICE) {
+		ret = a->write ?: check_bounces(d, dev);
+		if (ret)
+			return ERR_PTR(ret);
+		/* So that it has what the CPU writes beside it. */
+		if (may_bounce(dev))
+			direction = DMA_BIDIRECTIONAL;
+	}
 	segment = min_t(size_t, dma_get_max_seg_size(dev),
 			dma_max_mapping_size(dev));
 	if (segment < PAGE_SIZE)
@@ -440,7 +332,6 @@ static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 	map = kzalloc(sizeof(*map), GFP_KERNEL_ACCOUNT);
 	if (!map)
 		return ERR_PTR(-ENOMEM);
-	xa_init(&map->bounced);
 
 	if (a->pinned) {
 		set = a->pinned;
@@ -467,16 +358,10 @@ static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 	map->attach = attach;
 	map->dir = direction;
 	map->pages = set;
-	ret = memfd_dmabuf_keep_bounced(map);
-	if (ret)
-		goto err_unmap;
 	list_add(&map->node, &d->maps);
-	count_unpinned(to_devices(buf));
+	count_unpinned(d);
 	return &map->sgt;
 
-err_unmap:
-	memfd_dmabuf_forget_bounced(map);
-	dma_unmap_sgtable(dev, &map->sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
 err_sgt:
 	sg_free_table(&map->sgt);
 err_put:
@@ -495,12 +380,10 @@ static void memfd_dmabuf_unmap_dma(struct dma_buf_attachment *attach,
 						    sgt);
 	struct memfd_dmabuf *buf = attach->dmabuf->priv;
 
-	memfd_dmabuf_sync(map, map->dir, true);
-	memfd_dmabuf_take_bounced(map);
-	dma_unmap_sgtable(attach->dev, sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
-	memfd_dmabuf_forget_bounced(map);
+	dma_sync_sgtable_for_cpu(attach->dev, sgt, map->dir);
+	dma_unmap_sgtable(attach->dev, sgt, map->dir, DMA_ATTR_SKIP_CPU_SYNC);
 	sg_free_table(sgt);
-	if (direction != DMA_TO_DEVICE)
+	if (map->dir != DMA_TO_DEVICE)
 		map->pages->dirty = true;
 	memfd_dmabuf_put_pages(map->pages);
 	list_del(&map->node);
@@ -527,10 +410,7 @@ static int memfd_dmabuf_begin_cpu_access(struct dma_buf *dmabuf,
 		return ret;
 	/* Also before a write, which may leave some of what devices wrote. */
 	list_for_each_entry(map, &d->maps, node)
-		memfd_dmabuf_sync(map, map->dir, true);
-	/* Then: this would drop what is only in the cache. */
-	list_for_each_entry(map, &d->maps, node)
-		memfd_dmabuf_take_bounced(map);
+		dma_sync_sgtable_for_cpu(map->attach->dev, &map->sgt, map->dir);
 	dma_resv_unlock(dmabuf->resv);
 	return 0;
 }
@@ -547,8 +427,9 @@ static int memfd_dmabuf_end_cpu_access(struct dma_buf *dmabuf,
 	if (ret)
 		return ret;
 	list_for_each_entry(map, &d->maps, node)
-		memfd_dmabuf_sync_for_device(map, map->dir == DMA_BIDIRECTIONAL ?
-						  direction : map->dir);
+		dma_sync_sgtable_for_device(map->attach->dev, &map->sgt,
+					    map->dir == DMA_BIDIRECTIONAL ?
+						    direction : map->dir);
 	dma_resv_unlock(dmabuf->resv);
 	return 0;
 }
