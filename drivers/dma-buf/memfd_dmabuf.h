@@ -56,6 +56,7 @@ struct memfd_dmabuf {
  * @buf: the buffer
  * @number: of @source, in &memfd_dmabuf.aliases
  * @nr_asked: see &memfd_dmabuf_devices.nr_asked; of the discard under way, or 0
+ * @discarding: pages are being discarded, and have not gone yet
  * @node: in &memfd_dmabuf.files
  */
 struct memfd_dmabuf_file {
@@ -64,6 +65,7 @@ struct memfd_dmabuf_file {
 	struct memfd_dmabuf *buf;
 	u32 number;
 	long nr_asked;
+	bool discarding;
 	struct rb_node node;
 };
 

@@ -82,18 +82,18 @@ static void memfd_dmabuf_invalidate_work(struct work_struct *work)
 	dma_resv_unlock(resv);
 	/* Pairs with is_told(). */
 	smp_store_release(&d->nr_told, nr);
-	wake_up_all(&d->told);
+	wake_up_all(&d->wait);
 }
 
 /* What the owner of the files does */
 
 static void memfd_dmabuf_moving(struct mapping_alias_source *source)
 {
-	struct memfd_dmabuf *buf = to_backing(source)->buf;
-	struct memfd_dmabuf_devices *d = to_devices(buf);
+	struct memfd_dmabuf_file *backing = to_backing(source);
+	struct memfd_dmabuf_devices *d = to_devices(backing->buf);
 
 	/* Pages that a device has mapped move once it has let them go. */
-	if (READ_ONCE(d->nr_unpinned) && !READ_ONCE(source->discarding))
+	if (READ_ONCE(d->nr_unpinned) && !READ_ONCE(backing->discarding))
 		queue_work(invalidate_wq, &d->invalidate);
 }
 
@@ -107,28 +107,61 @@ static bool memfd_dmabuf_get(struct mapping_alias_source *source)
 	return lockref_get_not_zero(&to_backing(source)->buf->dentry->d_lockref);
 }
 
-static void memfd_dmabuf_put(struct mapping_alias_source *source)
-{
-	dput(to_backing(source)->buf->dentry);
-}
-
 static int memfd_dmabuf_discard_begin(struct mapping_alias_source *source)
 {
 	struct memfd_dmabuf_file *backing = to_backing(source);
 	struct memfd_dmabuf *buf = backing->buf;
 	struct memfd_dmabuf_devices *d = to_devices(buf);
 	int ret = 0;
+	long left;
 
 	if (!is_strict(backing))
-		return 0;
+		goto out;
+	/* It cannot be held up for longer, and not again and again. */
+	if (READ_ONCE(d->starved) && !READ_ONCE(d->slow)) {
+		left = wait_event_killable_timeout(d->wait,
+						   !READ_ONCE(d->starved),
+						   MEMFD_DMABUF_WAIT);
+		if (left < 0)
+			return -EINTR;
+		if (!left)
+			WRITE_ONCE(d->slow, true);
+	}
 	if (mutex_lock_killable(&d->pin_lock))
 		return -EINTR;
-	if (buf->flags & MEMFD_DMABUF_DENY_DISCARD && d->nr_pins)
+	if (buf->flags & MEMFD_DMABUF_DENY_DISCARD && d->nr_pins) {
 		ret = -EBUSY;
-	else
-		d->nr_begun++;	/* who is pinning pages gives way */
+	} else {
+		/* Who is pinning pages gives way. */
+		WRITE_ONCE(d->nr_begun, d->nr_begun + 1);
+		atomic_inc(&d->nr_discarding);
+	}
 	mutex_unlock(&d->pin_lock);
+out:
+	if (!ret)
+		WRITE_ONCE(backing->discarding, true);
 	return ret;
+}
+
+/* The pages have gone, or will stay. */
+static void discard_over(struct memfd_dmabuf_file *backing)
+{
+	struct memfd_dmabuf_devices *d = to_devices(backing->buf);
+
+	if (!backing->discarding)
+		return;
+	WRITE_ONCE(backing->discarding, false);
+	if (is_strict(backing) && atomic_dec_and_test(&d->nr_discarding))
+		wake_up_all(&d->wait);
+}
+
+static void memfd_dmabuf_put(struct mapping_alias_source *source)
+{
+	struct memfd_dmabuf_file *backing = to_backing(source);
+
+	/* If somebody else has refused the discard. */
+	discard_over(backing);
+	dput(backing->buf->dentry);
 }
 
 static void memfd_dmabuf_discard_end(struct mapping_alias_source *source,
@@ -142,6 +175,7 @@ static void memfd_dmabuf_discard_end(struct mapping_alias_source *source,
 	trace_memfd_dmabuf_discard(buf->inode->i_ino,
 				   file_inode(backing->file)->i_ino, first,
 				   last, READ_ONCE(d->nr_pins));
+	discard_over(backing);
 	/* Pages have gone: who attaches from now on cannot find them. */
 	smp_mb();
 	backing->nr_asked = 0;
@@ -173,7 +207,7 @@ static void memfd_dmabuf_discard_wait(struct mapping_alias_source *source,
 	if (!nr)
 		return;
 	left = max((long)(until - jiffies), 0);
-	left = wait_event_interruptible_timeout(d->told, is_told(d, nr),
+	left = wait_event_interruptible_timeout(d->wait, is_told(d, nr),
 						left);
 	if (left > 0 && READ_ONCE(d->nr_any_told) - nr >= 0) {
 		left = max((long)(until - jiffies), 0);
@@ -241,7 +275,7 @@ static int memfd_dmabuf_pin(struct dma_buf_attachment *attach)
 	struct memfd_dmabuf_pages *set;
 
 	if (!a->nr_pins) {
-		set = memfd_dmabuf_pin_pages(buf);
+		set = memfd_dmabuf_get_pages(buf, true);
 		if (IS_ERR(set))
 			return PTR_ERR(set);
 		a->pinned = set;
@@ -337,7 +371,7 @@ static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 		set = a->pinned;
 		refcount_inc(&set->users);
 	} else {
-		set = memfd_dmabuf_get_pages(buf, false, 0);
+		set = memfd_dmabuf_get_pages(buf, false);
 		if (IS_ERR(set)) {
 			ret = PTR_ERR(set);
 			goto err_free;
@@ -450,7 +484,7 @@ struct memfd_dmabuf *memfd_dmabuf_alloc(void)
 		return NULL;
 	INIT_LIST_HEAD(&d->maps);
 	INIT_WORK(&d->invalidate, memfd_dmabuf_invalidate_work);
-	init_waitqueue_head(&d->told);
+	init_waitqueue_head(&d->wait);
 	mutex_init(&d->pin_lock);
 	return &d->buf;
 }

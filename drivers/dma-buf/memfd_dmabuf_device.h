@@ -11,6 +11,9 @@
 
 #include "memfd_dmabuf.h"
 
+/* How long an importer and the owner of a file wait for each other. */
+#define MEMFD_DMABUF_WAIT HZ
+
 /**
  * struct memfd_dmabuf_devices - a buffer, and those who import it
  * @buf: the buffer
@@ -22,14 +25,18 @@
  * @nr_asked: how often discards have asked for that
  * @nr_told: up to which of @nr_asked it is done
  * @nr_any_told: the last of these when there was an importer to be told
- * @told: those who wait for @nr_told
+ * @wait: those who wait for @nr_told, @nr_discarding or @starved
  * @vmap: pages of the kernel's mapping, if there is one
  * @nr_pins: number of pinned sets of pages
  * @nr_begun: number of discards that may not cross with pinning
+ * @nr_discarding: number of them that are under way
+ * @starved: who is pinning pages has given way to a discard, and has its turn
+ * @slow: a discard has waited for that in vain
  * @pin_lock: protects @nr_begun, and changes of @nr_pins against it; held while
  *	one folio is pinned
  *
- * The dma-buf's reservation lock protects @maps, @vmap and changes of @nr_pins.
+ * The dma-buf's reservation lock protects @maps, @vmap, @starved and changes of
+ * @nr_pins.
  */
 struct memfd_dmabuf_devices {
 	struct memfd_dmabuf buf;
@@ -42,10 +49,13 @@ struct memfd_dmabuf_devices {
 	atomic_long_t nr_asked;
 	long nr_told;
 	long nr_any_told;
-	wait_queue_head_t told;
+	wait_queue_head_t wait;
 	struct memfd_dmabuf_pages *vmap;
 	unsigned long nr_pins;
 	unsigned long nr_begun;
+	atomic_t nr_discarding;
+	bool starved;
+	bool slow;
 	struct mutex pin_lock;	/* see above */
 };
 
@@ -56,7 +66,7 @@ struct memfd_dmabuf_devices {
  * @nr_folios: number of @folios
  * @users: an importer with a pin, the kernel's mapping, mappings of devices, and
  *	who counts stale pages
- * @nr_begun: the buffer's when it began
+ * @nr_begun: &memfd_dmabuf_devices.nr_begun, when it began
  * @pinned: @folios are pinned
  * @dirty: somebody may have written to them
  */
@@ -101,10 +111,8 @@ static inline bool is_strict(struct memfd_dmabuf_file *backing)
 }
 
 struct memfd_dmabuf_pages *memfd_dmabuf_get_pages(struct memfd_dmabuf *buf,
-						  bool pin,
-						  unsigned long nr_begun);
+						  bool pin);
 void memfd_dmabuf_put_pages(struct memfd_dmabuf_pages *set);
-struct memfd_dmabuf_pages *memfd_dmabuf_pin_pages(struct memfd_dmabuf *buf);
 void memfd_dmabuf_unpin_pages(struct memfd_dmabuf *buf,
 			      struct memfd_dmabuf_pages *set);
 int memfd_dmabuf_may_write(struct memfd_dmabuf *buf);

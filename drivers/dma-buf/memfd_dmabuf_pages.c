@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* memfd_dmabuf: the pages of a buffer, for devices and the kernel */
 
+#include <linux/delay.h>
 #include <linux/dma-resv.h>
 #include <linux/hugetlb.h>
 #include <linux/iosys-map.h>
@@ -204,30 +205,11 @@ static unsigned long run_folios(const struct file *file,
 	return ((run_end(run) - 1) >> order) - (run->index >> order) + 1;
 }
 
-static long wait_for_discards(struct memfd_dmabuf_devices *d,
-			      unsigned long until)
+/* -EAGAIN if a discard has begun since @nr_begun, or somebody changes the file. */
+static struct memfd_dmabuf_pages *
+try_get_pages(struct memfd_dmabuf *buf, bool pin, unsigned long nr_begun)
 {
-	long left = max((long)(until - jiffies), 0);
-
-	return wait_event_killable_timeout(d->wait,
-					   !atomic_read(&d->nr_discarding),
-					   left);
-}
-
-/**
- * memfd_dmabuf_get_pages() - find, or make, all pages of a buffer
- * @buf: the buffer
- * @pin: whether to pin them, or else to have references
- * @nr_begun: &memfd_dmabuf_devices.nr_begun, to give way to discards since
- *
- * Context: Process context, dma_resv is held. May sleep.
- * Return: The pages, with one user; -EFAULT at a hole that is not to be filled or
- * beyond the end of a file, -EAGAIN if it gave way, -EHWPOISON, -ENOMEM, -EINTR.
- */
-struct memfd_dmabuf_pages *memfd_dmabuf_get_pages(struct memfd_dmabuf *buf,
-						  bool pin,
-						  unsigned long nr_begun)
-{
+	struct memfd_dmabuf_devices *d = to_devices(buf);
 	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
 	const struct mapping_alias *run, *runs = buf->aliases.list;
 	const struct mapping_alias *end = runs + buf->aliases.nr;
@@ -260,7 +242,15 @@ struct memfd_dmabuf_pages *memfd_dmabuf_get_pages(struct memfd_dmabuf *buf,
 		if (ret)
 			goto err;
 	}
-	return set;
+	if (!pin)
+		return set;
+	mutex_lock(&d->pin_lock);
+	ret = nr_begun == d->nr_begun ? 0 : -EAGAIN;
+	if (!ret)
+		WRITE_ONCE(d->nr_pins, d->nr_pins + 1);
+	mutex_unlock(&d->pin_lock);
+	if (!ret)
+		return set;
 
 err:
 	memfd_dmabuf_put_pages(set);
@@ -272,47 +262,78 @@ err:
 	return ERR_PTR(ret);
 }
 
+static long wait_for_discards(struct memfd_dmabuf_devices *d,
+			      unsigned long until)
+{
+	long left = max((long)(until - jiffies), 0);
+
+	return wait_event_killable_timeout(d->wait,
+					   !atomic_read(&d->nr_discarding),
+					   left);
+}
+
 /**
- * memfd_dmabuf_pin_pages() - pin all pages of a buffer
+ * memfd_dmabuf_get_pages() - find, or make, all pages of a buffer
  * @buf: the buffer
+ * @pin: whether to pin them, or else to have references
+ *
+ * A pin and a discard must not cross, see is_strict(): a pin waits for discards
+ * under way, and gives way to one that begins. The next one waits for it then.
+ * Whoever changes a hugetlbfs file that has a hole here is waited for as well.
  *
  * Context: Process context, dma_resv is held. May sleep.
- * Return: As memfd_dmabuf_get_pages(); -EAGAIN during a discard.
+ * Return: The pages, with one user; -EFAULT at a hole that is not to be filled or
+ * beyond the end of a file, -EBUSY if time is up, -EHWPOISON, -ENOMEM, -EINTR.
  */
-struct memfd_dmabuf_pages *memfd_dmabuf_pin_pages(struct memfd_dmabuf *buf)
+struct memfd_dmabuf_pages *memfd_dmabuf_get_pages(struct memfd_dmabuf *buf,
+						  bool pin)
 {
 	struct memfd_dmabuf_devices *d = to_devices(buf);
+	unsigned long until = jiffies + MEMFD_DMABUF_WAIT;
 	struct memfd_dmabuf_pages *set;
-	struct memfd_dmabuf_file *backing = NULL;
 	unsigned long nr_begun;
-	bool busy = false;
+	bool again = false;
+	long left = 1;
 
-	mutex_lock(&d->pin_lock);
-	nr_begun = d->nr_begun;
-	while ((backing = next_backing(buf, backing)))
-		busy |= is_strict(backing) && READ_ONCE(backing->source.discarding);
-	mutex_unlock(&d->pin_lock);
-	if (busy)
-		return ERR_PTR(-EAGAIN);
-
-	set = memfd_dmabuf_get_pages(buf, true, nr_begun);
-	if (IS_ERR(set))
-		return set;
-
-	mutex_lock(&d->pin_lock);
-	busy = nr_begun != d->nr_begun;
-	if (!busy)
-		WRITE_ONCE(d->nr_pins, d->nr_pins + 1);
-	mutex_unlock(&d->pin_lock);
-	if (busy) {
-		memfd_dmabuf_put_pages(set);
-		return ERR_PTR(-EAGAIN);
+	while (true) {
+		mutex_lock(&d->pin_lock);
+		nr_begun = d->nr_begun;
+		mutex_unlock(&d->pin_lock);
+		if (pin)
+			left = wait_for_discards(d, until);
+		set = ERR_PTR(left < 0 ? -EINTR : -EBUSY);
+		if (left <= 0)
+			break;
+		WRITE_ONCE(d->starved, pin && again);
+		set = try_get_pages(buf, pin, nr_begun);
+		if (set != ERR_PTR(-EAGAIN))
+			break;
+		set = ERR_PTR(-EBUSY);
+		if (!again)
+			until = jiffies + MEMFD_DMABUF_WAIT;
+		else if (time_after_eq(jiffies, until))
+			break;
+		again = true;
+		if (pin && READ_ONCE(d->nr_begun) != nr_begun) {
+			WRITE_ONCE(d->starved, true);
+			continue;
+		}
+		/* Who has the file's i_rwsem must not wait for us. */
+		WRITE_ONCE(d->starved, false);
+		wake_up_all(&d->wait);
+		usleep_range(50, 100);
 	}
+	if (d->starved) {
+		WRITE_ONCE(d->starved, false);
+		wake_up_all(&d->wait);
+	}
+	if (pin && !IS_ERR(set))
+		WRITE_ONCE(d->slow, false);
 	return set;
 }
 
 /**
- * memfd_dmabuf_unpin_pages() - undo memfd_dmabuf_pin_pages()
+ * memfd_dmabuf_unpin_pages() - let go of pages that were pinned
  * @buf: the buffer
  * @set: its pages
  *
@@ -411,7 +432,7 @@ int memfd_dmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 
 	if (ret)
 		return ret;
-	set = memfd_dmabuf_pin_pages(buf);
+	set = memfd_dmabuf_get_pages(buf, true);
 	if (IS_ERR(set))
 		return PTR_ERR(set);
 	vaddr = vmap(set->pages, nr_pages(buf), VM_MAP, PAGE_KERNEL);

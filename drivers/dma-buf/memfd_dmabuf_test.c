@@ -836,7 +836,26 @@ static void late_fence_test(struct kunit *test)
 	expect_unused(test, file);
 }
 
-/* Whoever has promised something about pinned pages waits for it to be over. */
+/* Somebody who pins once. */
+struct pinning {
+	struct importer *imp;
+	int ret;
+	struct completion done;
+};
+
+static int pin_once_thread(void *data)
+{
+	struct pinning *pinning = data;
+
+	pinning->ret = pin(pinning->imp);
+	complete(&pinning->done);
+	return 0;
+}
+
+/*
+ * Where a pin and a discard must not cross, a pin waits until the pages have gone,
+ * but not for those who still use them, and not for ever.
+ */
 static void pin_during_discard_test(struct kunit *test)
 {
 	static const u32 flags[] = {
@@ -845,29 +864,107 @@ static void pin_during_discard_test(struct kunit *test)
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		bool deny = flags[i] == MEMFD_DMABUF_DENY_DISCARD;
 		struct file *file = new_file(test, 2);
 		struct dma_buf *dmabuf = new_simple_buffer(test, flags[i],
 							   file, 2);
 		struct importer *imp = new_dynamic(test, dmabuf);
 		struct importer *other = new_importer(test, dmabuf);
 		struct dma_fence *fence = new_fence(test);
+		struct pinning pinning = {
+			.imp = new_dynamic(test, dmabuf),
+			.done = COMPLETION_INITIALIZER_ONSTACK(pinning.done),
+		};
+		struct task_struct *task;
 		struct puncher puncher;
+		struct folio *folio;
 
+		/* the page stays while somebody has it locked */
+		folio = filemap_lock_folio(file->f_mapping, 0);
+		KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
 		imp->fence = fence;
 		start_puncher(test, &puncher, file);
+		expect_waits(test, &puncher);
+		KUNIT_EXPECT_EQ(test, -EBUSY, pin(imp));
+		KUNIT_EXPECT_EQ(test, -EBUSY, attach_static(other));
+		expect_waits(test, &puncher);
+
+		task = kthread_create(pin_once_thread, &pinning, "pinner");
+		KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+		get_task_struct(task);
+		wake_up_process(task);
+		msleep(A_WHILE_MS);
+		KUNIT_EXPECT_FALSE(test, completion_done(&pinning.done));
+		folio_unlock(folio);
+		folio_put(folio);
+		wait_for_completion(&pinning.done);
+		kthread_stop_put(task);
+		KUNIT_EXPECT_EQ(test, deny ? 0 : -EFAULT, pinning.ret);
 		KUNIT_EXPECT_NE(test, 0,
 				wait_for_completion_timeout(&imp->told, TIMEOUT));
-		KUNIT_EXPECT_EQ(test, -EAGAIN, pin(imp));
-		KUNIT_EXPECT_EQ(test, -EAGAIN, attach_static(other));
+		KUNIT_EXPECT_EQ(test, deny ? 0 : -EFAULT, attach_static(other));
 		expect_waits(test, &puncher);
 		dma_fence_signal(fence);
 		join_puncher(test, &puncher);
-
-		KUNIT_EXPECT_EQ(test, 0, write_value(file, 0, 1));
-		KUNIT_EXPECT_EQ(test, 0, pin(imp));
-		unpin(imp);
+		if (deny) {
+			KUNIT_EXPECT_EQ(test, -EBUSY, punch(file, 0, 1));
+			detach(other);
+			unpin(pinning.imp);
+		}
 		expect_unused(test, file);
 	}
+}
+
+/* Somebody who punches out the first page again and again. */
+struct discarder {
+	struct file *file;
+	bool stop;
+	unsigned long rounds;
+	struct completion done;
+};
+
+static int discard_thread(void *data)
+{
+	struct discarder *discarder = data;
+
+	for (; !READ_ONCE(discarder->stop); discarder->rounds++)
+		punch(discarder->file, 0, 1);
+	complete(&discarder->done);
+	return 0;
+}
+
+/* Who wants a pin gets one, whatever the owner is at. */
+static void starved_pin_test(struct kunit *test)
+{
+	const pgoff_t nr = 512;
+	struct file *file = new_file(test, nr);
+	struct dma_buf *dmabuf = new_simple_buffer(test, MEMFD_DMABUF_DENY_DISCARD,
+						   file, nr);
+	struct importer *imp = new_dynamic(test, dmabuf);
+	struct discarder discarder = {
+		.file = file,
+		.done = COMPLETION_INITIALIZER_ONSTACK(discarder.done),
+	};
+	struct task_struct *task;
+	unsigned int i, wrong = 0;
+
+	task = kthread_create(discard_thread, &discarder, "discarder");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+	get_task_struct(task);
+	wake_up_process(task);
+	for (i = 0; i < 20; i++) {
+		int ret = pin(imp);
+
+		wrong += !!ret;
+		if (!ret)
+			unpin(imp);
+	}
+	WRITE_ONCE(discarder.stop, true);
+	wait_for_completion(&discarder.done);
+	kthread_stop_put(task);
+	KUNIT_EXPECT_EQ(test, 0, wrong);
+	KUNIT_EXPECT_NE(test, 0, discarder.rounds);
+	expect_unused(test, file);
 }
 
 /* A signal ends the wait, and nothing is lost but the wait. */
@@ -2171,7 +2268,8 @@ static struct kunit_case memfd_dmabuf_cases[] = {
 	KUNIT_CASE(unpinned_test),
 	KUNIT_CASE(migration_test),
 	KUNIT_CASE(late_fence_test),
-	KUNIT_CASE(pin_during_discard_test),
+	KUNIT_CASE_SLOW(pin_during_discard_test),
+	KUNIT_CASE(starved_pin_test),
 	KUNIT_CASE(interrupted_wait_test),
 	KUNIT_CASE(interrupted_lock_test),
 	KUNIT_CASE_SLOW(bounded_wait_test),

@@ -576,7 +576,7 @@ static void *importer(void *arg)
 		int buf, handle;
 
 		handle = import(card, storm->buf);
-		expect_import("import", handle, -EFAULT, -EAGAIN);
+		expect_import("import", handle, -EFAULT, -EBUSY);
 		if (handle > 0)
 			gem_close(card, handle);
 		/* a static importer wants to write, too */
@@ -598,7 +598,7 @@ static void *importer(void *arg)
 		}
 		handle = import(card, buf);
 		expect_import("import of a DENY_DISCARD buffer", handle,
-			      -EAGAIN, -EFAULT);
+			      -EBUSY, -EFAULT);
 		if (handle > 0) {
 			if (storm->hugetlb)
 				page -= page % HUGE_PAGES;
@@ -631,7 +631,7 @@ static void *dynamic_importer(void *arg)
 		}
 		/* reading only: what owners have written is checked */
 		if (ioctl(fd, EDU_MAP, &dir)) {
-			expect_import("EDU_MAP", -errno, -EFAULT, -EAGAIN);
+			expect_import("EDU_MAP", -errno, -EFAULT, -EBUSY);
 		} else {
 			for (int i = 0; i < 2; i++) {
 				struct edu_copy copy = {
@@ -644,7 +644,7 @@ static void *dynamic_importer(void *arg)
 					continue;
 				/* it has tried to map anew */
 				expect_import("EDU_COPY", -errno, -EFAULT,
-					      -EAGAIN);
+					      -EBUSY);
 				break;
 			}
 			ioctl(fd, EDU_UNMAP);
