@@ -13,6 +13,7 @@
 #include <linux/dcache.h>
 #include <linux/debugfs.h>
 #include <linux/dma-buf.h>
+#include <linux/dma-fence.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/mapping_alias.h>
@@ -51,6 +52,7 @@ static void memfd_dmabuf_put_backing(struct memfd_dmabuf_file *backing)
 {
 	if (!is_rdonly(backing->buf))
 		mapping_unmap_writable(backing->file->f_mapping);
+	dma_fence_put(backing->late);
 	fput(backing->file);
 	kfree(backing);
 }

@@ -56,6 +56,8 @@ struct memfd_dmabuf {
  * @buf: the buffer
  * @number: of @source, in &memfd_dmabuf.aliases
  * @nr_asked: see &memfd_dmabuf_devices.nr_asked; of the discard under way, or 0
+ * @nr_late: one of @nr_asked that has been waited for in vain
+ * @late: fences that have been waited for in vain, or NULL
  * @discarding: pages are being discarded, and have not gone yet
  * @node: in &memfd_dmabuf.files
  */
@@ -65,6 +67,8 @@ struct memfd_dmabuf_file {
 	struct memfd_dmabuf *buf;
 	u32 number;
 	long nr_asked;
+	long nr_late;
+	struct dma_fence *late;
 	bool discarding;
 	struct rb_node node;
 };

@@ -191,10 +191,22 @@ static bool is_told(struct memfd_dmabuf_devices *d, long nr)
 	return smp_load_acquire(&d->nr_told) - nr >= 0;
 }
 
+/* Is there a fence that has been waited for in vain? */
+static bool is_late(struct memfd_dmabuf_file *backing)
+{
+	if (!backing->late)
+		return false;
+	if (!dma_fence_is_signaled(backing->late))
+		return true;
+	dma_fence_put(backing->late);
+	backing->late = NULL;
+	return false;
+}
+
 /*
  * Somebody may hold the lock that importers are told under, or not signal a
  * fence, for as long as he likes; not for as long can he hold up the file's
- * owner.
+ * owner, nor again until he has finished.
  */
 static void memfd_dmabuf_discard_wait(struct mapping_alias_source *source,
 				      unsigned long until)
@@ -203,17 +215,27 @@ static void memfd_dmabuf_discard_wait(struct mapping_alias_source *source,
 	struct memfd_dmabuf *buf = backing->buf;
 	struct memfd_dmabuf_devices *d = to_devices(buf);
 	long nr = backing->nr_asked, left;
+	bool late;
 
 	if (!nr)
 		return;
-	left = max((long)(until - jiffies), 0);
+	late = !is_told(d, backing->nr_late);
+	left = late ? 0 : max((long)(until - jiffies), 0);
 	left = wait_event_interruptible_timeout(d->wait, is_told(d, nr),
 						left);
+	if (!left && !late)
+		backing->nr_late = nr;
 	if (left > 0 && READ_ONCE(d->nr_any_told) - nr >= 0) {
-		left = max((long)(until - jiffies), 0);
+		late = is_late(backing);
+		left = late ? 0 : max((long)(until - jiffies), 0);
 		left = dma_resv_wait_timeout(buf->dmabuf->resv,
 					     DMA_RESV_USAGE_BOOKKEEP, true,
 					     left);
+		/* Without memory for that, it is waited for again. */
+		if (!left && !late)
+			dma_resv_get_singleton(buf->dmabuf->resv,
+					       DMA_RESV_USAGE_BOOKKEEP,
+					       &backing->late);
 	}
 	if (left <= 0)
 		trace_memfd_dmabuf_unfinished(buf->inode->i_ino, left);

@@ -1017,7 +1017,10 @@ static void interrupted_lock_test(struct kunit *test)
 	expect_unused(test, file);
 }
 
-/* Whatever importers do, the owner of the file goes on after a second. */
+/*
+ * Whatever importers do, the owner of the file goes on after a second, and does
+ * not wait again for what has not been finished.
+ */
 static void bounded_wait_test(struct kunit *test)
 {
 	struct file *file = new_file(test, 4);
@@ -1027,8 +1030,10 @@ static void bounded_wait_test(struct kunit *test)
 	struct importer *other_imp = new_dynamic(test, other);
 	struct dma_fence *fence = new_fence(test);
 	struct dma_fence *other_fence = new_fence(test);
+	struct dma_fence *next_fence = new_fence(test);
 	unsigned long start = jiffies;
-	struct puncher puncher;
+	struct puncher puncher, next;
+	unsigned int i;
 
 	/* somebody works on the buffer for ever */
 	dma_resv_lock(dmabuf->resv, NULL);
@@ -1038,12 +1043,17 @@ static void bounded_wait_test(struct kunit *test)
 	KUNIT_EXPECT_LT(test, jiffies - start, TIMEOUT / 2);
 	KUNIT_EXPECT_NULL(test, file_page(file, 0));
 	KUNIT_EXPECT_EQ(test, 0, imp->moved);
+	start = jiffies;
+	start_puncher(test, &next, file);
+	join_puncher(test, &next);
+	KUNIT_EXPECT_LT(test, jiffies - start, HZ);
 	dma_resv_unlock(dmabuf->resv);
 	kthread_stop_put(puncher.task);
 	KUNIT_EXPECT_EQ(test, 0, puncher.ret);
-	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
-							     TIMEOUT));
-	KUNIT_EXPECT_EQ(test, 1, imp->moved);
+	for (i = 0; i < 2; i++)
+		KUNIT_EXPECT_NE(test, 0,
+				wait_for_completion_timeout(&imp->told, TIMEOUT));
+	KUNIT_EXPECT_EQ(test, 2, imp->moved);
 
 	/* fences are never signalled: not a second for each of them */
 	imp->fence = fence;
@@ -1052,11 +1062,23 @@ static void bounded_wait_test(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, punch(file, 1, 1));
 	KUNIT_EXPECT_GE(test, jiffies - start, HZ);
 	KUNIT_EXPECT_LT(test, jiffies - start, 2 * HZ);
+	start = jiffies;
 	KUNIT_EXPECT_EQ(test, 0, truncate(file, 2 * PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, 3, imp->moved);
-	KUNIT_EXPECT_EQ(test, 3, other_imp->moved);
+	for (i = 0; i < 3; i++)
+		KUNIT_EXPECT_EQ(test, 0, punch(file, 0, 1));
+	KUNIT_EXPECT_LT(test, jiffies - start, HZ);
+	/* though they are told */
+	KUNIT_EXPECT_EQ(test, 7, imp->moved);
+	KUNIT_EXPECT_EQ(test, 7, other_imp->moved);
+
+	/* who has finished is waited for again */
 	dma_fence_signal(fence);
 	dma_fence_signal(other_fence);
+	imp->fence = next_fence;
+	start = jiffies;
+	KUNIT_EXPECT_EQ(test, 0, punch(file, 0, 1));
+	KUNIT_EXPECT_GE(test, jiffies - start, HZ);
+	dma_fence_signal(next_fence);
 	start = jiffies;
 	KUNIT_EXPECT_EQ(test, 0, truncate(file, 0));
 	KUNIT_EXPECT_LT(test, jiffies - start, HZ);
