@@ -9,7 +9,6 @@
 #include <linux/pagemap.h>
 #include <linux/shmem_fs.h>
 #include <trace/events/memfd_dmabuf.h>
-#include <uapi/linux/fcntl.h>
 
 #include "memfd_dmabuf.h"
 
@@ -236,16 +235,6 @@ static const struct vm_operations_struct memfd_dmabuf_vm_ops = {
 	.access = memfd_dmabuf_access,
 };
 
-/* As its owner has said of the file, or of where it is. */
-static bool is_noexec(struct file *file)
-{
-	int seals = memfd_fcntl(file, F_GET_SEALS, 0);
-
-	return path_noexec(&file->f_path) ||
-	       (seals > 0 && seals & F_SEAL_EXEC &&
-		!(file_inode(file)->i_mode & 0111));
-}
-
 /**
  * memfd_dmabuf_mmap() - map a buffer, for &dma_buf_ops.mmap
  * @dmabuf: the dma-buf
@@ -267,6 +256,11 @@ int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	if (vm_flags & VM_PFNMAP)
 		return -EINVAL;
 
+	/* No security module is asked, and there is no code in a framebuffer. */
+	if (vm_flags & VM_EXEC)
+		return -EPERM;
+	vm_flags &= ~VM_MAYEXEC;
+
 	if (is_rdonly(buf)) {
 		/* An importer's mmap may come with a writable file of its own. */
 		if (vm_flags & VM_WRITE)
@@ -278,11 +272,6 @@ int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	while ((backing = next_backing(buf, backing))) {
 		if (is_file_hugepages(backing->file))
 			more |= VM_MIXEDMAP;
-		if (is_noexec(backing->file)) {
-			if (vm_flags & VM_EXEC)
-				return -EPERM;
-			vm_flags &= ~VM_MAYEXEC;
-		}
 		ret = memfd_check_seals_mmap(backing->file, &vm_flags);
 		if (ret)
 			return ret;

@@ -217,7 +217,6 @@ static void use(int buf)
 	TRY_MAP("beyond", size, PROT_READ, MAP_SHARED, PAGE);
 	TRY_MAP("larger", size + PAGE, PROT_READ, MAP_SHARED, 0);
 	TRY_MAP("last", PAGE, PROT_READ, MAP_SHARED, size - PAGE);
-	TRY_MAP("exec", size, PROT_READ | PROT_EXEC, MAP_SHARED, 0);
 
 	sync.flags = DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW;
 	TRY("start", ioctl(buf, DMA_BUF_IOCTL_SYNC, &sync));
