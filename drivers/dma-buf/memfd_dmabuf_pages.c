@@ -141,8 +141,11 @@ static int add_folio(struct memfd_dmabuf_pages *set, struct folio *folio,
 	pgoff_t end = min(folio_next_index(folio), run_end(run));
 
 	set->folios[set->nr_folios++] = folio;
-	/* A page can be in many places, and each pin counts 1024 times. */
-	if (folio_ref_count(folio) > INT_MAX / 2)
+	/*
+	 * A page can be in many places, and each pin counts 1024 times. Mappings
+	 * of it are to go on when pins do not.
+	 */
+	if (folio_ref_count(folio) > INT_MAX / 4)
 		return -ENOMEM;
 	for (; index < end; index++) {
 		struct page *page = folio_file_page(folio, index);

@@ -1121,6 +1121,7 @@ static void references_test(struct kunit *test)
 {
 	struct file *file = new_file(test, 3);
 	struct dma_buf *dmabuf = new_simple_buffer(test, 0, file, 3);
+	struct importer *imp = new_dynamic(test, dmabuf);
 	const int many = INT_MAX / 2;
 	unsigned long addr;
 	struct folio *folio;
@@ -1145,6 +1146,20 @@ static void references_test(struct kunit *test)
 					  (addr + PAGE_SIZE)));
 	KUNIT_EXPECT_EQ(test, 1001, value);
 	KUNIT_EXPECT_TRUE(test, folio_mapped(folio));
+
+	/* importers cannot use up what mappings need */
+	vm_munmap(addr, 3 * PAGE_SIZE);
+	addr = kunit_vm_mmap(test, dmabuf->file, 0, 3 * PAGE_SIZE, PROT_READ,
+			     MAP_SHARED, 0);
+	KUNIT_ASSERT_FALSE(test, !addr || IS_ERR_VALUE(addr));
+	folio_ref_add(folio, many / 2 + 1);
+	KUNIT_EXPECT_EQ(test, -ENOMEM, pin(imp));
+	KUNIT_EXPECT_EQ(test, -ENOMEM, map(imp, DMA_TO_DEVICE));
+	KUNIT_EXPECT_EQ(test, 0, get_user(value, (u32 __user *)
+					  (addr + PAGE_SIZE)));
+	folio_ref_sub(folio, many / 2 + 1);
+	KUNIT_EXPECT_EQ(test, 0, pin(imp));
+	unpin(imp);
 	folio_put(folio);
 	vm_munmap(addr, 3 * PAGE_SIZE);
 	expect_unused(test, file);
