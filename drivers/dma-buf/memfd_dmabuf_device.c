@@ -326,22 +326,6 @@ static bool may_bounce(struct device *dev)
 	return dma_max_mapping_size(dev) < SIZE_MAX;
 }
 
-/* Is there a page that the buffer has more than once? */
-static bool has_repeats(struct memfd_dmabuf *buf)
-{
-	const struct mapping_alias *run, *before = NULL;
-	u32 i;
-
-	for (i = 0; i < buf->aliases.nr; i++, before = run) {
-		run = &buf->aliases.list[buf->aliases.order[i]];
-		if (before && before->source == run->source &&
-		    run->index < run_end(before))
-			return true;
-		cond_resched();
-	}
-	return false;
-}
-
 /*
  * A bounce buffer is copied as a whole, also what the device has not written. So
  * of those who write to a page, and go or may go through one, there can be one.
@@ -350,7 +334,8 @@ static int check_bounces(struct memfd_dmabuf_devices *d, struct device *dev)
 {
 	struct memfd_dmabuf_map *map;
 
-	if (may_bounce(dev) && has_repeats(&d->buf))
+	if (may_bounce(dev) &&
+	    memfd_dmabuf_distinct(&d->buf) < nr_pages(&d->buf))
 		return -EOPNOTSUPP;
 	list_for_each_entry(map, &d->maps, node) {
 		if (map->dir != DMA_TO_DEVICE &&
@@ -402,7 +387,7 @@ static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 
 	ret = sg_alloc_table_from_pages_segment(&map->sgt, set->pages,
 						nr_pages(buf), 0, buf->size,
-						segment, GFP_KERNEL_ACCOUNT);
+						segment, MEMFD_DMABUF_GFP);
 	if (ret)
 		goto err_put;
 	/* Without it, dma-debug takes a second mapping of a page for an error. */

@@ -11,6 +11,9 @@
 
 #include "memfd_dmabuf.h"
 
+/* For what depends on the size of a buffer: nobody is killed for that. */
+#define MEMFD_DMABUF_GFP (GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_RETRY_MAYFAIL)
+
 /* How long an importer and the owner of a file wait for each other. */
 #define MEMFD_DMABUF_WAIT HZ
 
@@ -110,6 +113,7 @@ static inline bool is_strict(struct memfd_dmabuf_file *backing)
 	       is_file_hugepages(backing->file);
 }
 
+unsigned long memfd_dmabuf_distinct(const struct memfd_dmabuf *buf);
 struct memfd_dmabuf_pages *memfd_dmabuf_get_pages(struct memfd_dmabuf *buf,
 						  bool pin);
 void memfd_dmabuf_put_pages(struct memfd_dmabuf_pages *set);

@@ -197,6 +197,32 @@ static int add_run(struct memfd_dmabuf *buf, struct file *file,
 	return 0;
 }
 
+/**
+ * memfd_dmabuf_distinct() - how many pages of files a buffer shows
+ * @buf: the buffer
+ *
+ * Return: The number of its pages, where those that it repeats count once.
+ */
+unsigned long memfd_dmabuf_distinct(const struct memfd_dmabuf *buf)
+{
+	const struct mapping_alias *run, *before = NULL;
+	unsigned long nr = 0;
+	pgoff_t next = 0;
+	u32 i;
+
+	for (i = 0; i < buf->aliases.nr; i++, before = run) {
+		run = &buf->aliases.list[buf->aliases.order[i]];
+		if (!before || before->source != run->source)
+			next = 0;
+		if (run_end(run) > next) {
+			nr += run_end(run) - max(run->index, next);
+			next = run_end(run);
+		}
+		cond_resched();
+	}
+	return nr;
+}
+
 /* How many folios a run can be made of. */
 static unsigned long run_folios(const struct file *file,
 				const struct mapping_alias *run)
@@ -213,7 +239,7 @@ static struct memfd_dmabuf_pages *
 try_get_pages(struct memfd_dmabuf *buf, bool pin, unsigned long nr_begun)
 {
 	struct memfd_dmabuf_devices *d = to_devices(buf);
-	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+	const gfp_t gfp = MEMFD_DMABUF_GFP;
 	const struct mapping_alias *run, *runs = buf->aliases.list;
 	const struct mapping_alias *end = runs + buf->aliases.nr;
 	struct memfd_dmabuf_pages *set;
@@ -297,6 +323,10 @@ struct memfd_dmabuf_pages *memfd_dmabuf_get_pages(struct memfd_dmabuf *buf,
 	unsigned long nr_begun;
 	bool again = false;
 	long left = 1;
+
+	/* Before the machine has done what it can to find out. */
+	if (memfd_dmabuf_distinct(buf) > totalram_pages())
+		return ERR_PTR(-ENOMEM);
 
 	while (true) {
 		mutex_lock(&d->pin_lock);

@@ -43,6 +43,13 @@ static double now(void)
 	return ts.tv_sec + ts.tv_nsec / 1e9;
 }
 
+static long pages_of(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) ? -1 : st.st_blocks * 512 / (long)PAGE;
+}
+
 FIXTURE(bounds) {
 	int dev;
 };
@@ -517,13 +524,6 @@ FIXTURE_TEARDOWN(holes)
 	write_file(SHMEM_THP, "never");
 }
 
-static long pages_of(int fd)
-{
-	struct stat st;
-
-	return fstat(fd, &st) ? -1 : st.st_blocks * 512 / (long)PAGE;
-}
-
 /* Can the file have a huge page at all? */
 #define ASSERT_HUGE(fd, page) do {					\
 	char *_file = mmap(NULL, 2 * HUGE, PROT_READ | PROT_WRITE,	\
@@ -633,6 +633,42 @@ TEST_F(holes, pieces)
 		nr += runs[i].nr;
 		EXPECT_EQ(nr, pages_of(self->fd));
 	}
+}
+
+/* More than there can be in memory is refused, and costs nothing and nobody. */
+TEST_F_TIMEOUT(bounds, import_too_much, 120)
+{
+	/* kvmalloc() has no more than INT_MAX bytes for the pointers to them */
+	unsigned long pages = INT32_MAX / sizeof(void *);
+	long killed = read_key("/proc/vmstat", "oom_kill");
+	int card = OPEN_CARD("vgem");
+	int memfd = sealed_memfd(pages), buf;
+	struct memfd_dmabuf_range r[2];
+	double start;
+
+	ASSERT_LE(0, memfd);
+	ASSERT_EQ(0, write_file(PARAMETERS "size_limit_mb", "16777216"));
+	r[0] = range(memfd, 0, pages);
+	buf = new_buffer(r, 1);
+	ASSERT_LE(0, buf);
+	start = now();
+	EXPECT_EQ(-ENOMEM, import(card, buf));
+	EXPECT_GT(5, now() - start);
+	EXPECT_EQ(0, pages_of(memfd));
+	EXPECT_EQ(killed, read_key("/proc/vmstat", "oom_kill"));
+	close(buf);
+
+	/* it is not for what is repeated */
+	r[0] = range(memfd, 5, 2);
+	r[1] = range(memfd, 6, 2);
+	buf = new_buffer(r, 2);
+	ASSERT_LE(0, buf);
+	EXPECT_LT(0, import(card, buf));
+	EXPECT_EQ(3, pages_of(memfd));
+	close(buf);
+	close(memfd);
+	close(card);
+	EXPECT_EQ(0, write_file(PARAMETERS "size_limit_mb", "65536"));
 }
 
 /* Who waits for whom */
