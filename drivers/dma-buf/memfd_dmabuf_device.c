@@ -27,7 +27,7 @@ struct memfd_dmabuf_map {
 };
 
 /* Our own: works wait for importers. */
-static struct workqueue_struct *invalidate_wq;
+static struct workqueue_struct *wq;
 
 /* Does the attachment's pin keep the mapping? */
 static bool is_pinned(const struct memfd_dmabuf_map *map)
@@ -94,7 +94,7 @@ static void memfd_dmabuf_moving(struct mapping_alias_source *source)
 
 	/* Pages that a device has mapped move once it has let them go. */
 	if (READ_ONCE(d->nr_unpinned) && !READ_ONCE(backing->discarding))
-		queue_work(invalidate_wq, &d->invalidate);
+		queue_work(wq, &d->invalidate);
 }
 
 static bool memfd_dmabuf_get(struct mapping_alias_source *source)
@@ -159,9 +159,24 @@ static void memfd_dmabuf_put(struct mapping_alias_source *source)
 {
 	struct memfd_dmabuf_file *backing = to_backing(source);
 
+	struct lockref *lockref = &backing->buf->dentry->d_lockref;
+
 	/* If somebody else has refused the discard. */
 	discard_over(backing);
-	dput(backing->buf->dentry);
+	/* It takes long to free a buffer: not while the file is locked. */
+	if (!lockref_put_or_lock(lockref)) {
+		__acquire(&lockref->lock);	/* which sparse does not see */
+		spin_unlock(&lockref->lock);
+		queue_work(wq, &to_devices(backing->buf)->put);
+	}
+}
+
+static void memfd_dmabuf_put_work(struct work_struct *work)
+{
+	struct memfd_dmabuf_devices *d = container_of(work,
+			struct memfd_dmabuf_devices, put);
+
+	dput(d->buf.dentry);
 }
 
 static void memfd_dmabuf_discard_end(struct mapping_alias_source *source,
@@ -182,7 +197,7 @@ static void memfd_dmabuf_discard_end(struct mapping_alias_source *source,
 	if (!atomic_read(&d->nr_dynamic))
 		return;
 	backing->nr_asked = atomic_long_inc_return(&d->nr_asked);
-	queue_work(invalidate_wq, &d->invalidate);
+	queue_work(wq, &d->invalidate);
 }
 
 static bool is_told(struct memfd_dmabuf_devices *d, long nr)
@@ -491,6 +506,7 @@ struct memfd_dmabuf *memfd_dmabuf_alloc(void)
 		return NULL;
 	INIT_LIST_HEAD(&d->maps);
 	INIT_WORK(&d->invalidate, memfd_dmabuf_invalidate_work);
+	INIT_WORK(&d->put, memfd_dmabuf_put_work);
 	init_waitqueue_head(&d->wait);
 	mutex_init(&d->pin_lock);
 	return &d->buf;
@@ -515,8 +531,8 @@ void memfd_dmabuf_cancel(struct memfd_dmabuf *buf)
  */
 int __init memfd_dmabuf_init_devices(void)
 {
-	invalidate_wq = alloc_workqueue("memfd_dmabuf", WQ_UNBOUND, 0);
-	return invalidate_wq ? 0 : -ENOMEM;
+	wq = alloc_workqueue("memfd_dmabuf", WQ_UNBOUND, 0);
+	return wq ? 0 : -ENOMEM;
 }
 
 const struct dma_buf_ops memfd_dmabuf_ops = {

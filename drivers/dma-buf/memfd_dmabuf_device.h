@@ -25,6 +25,7 @@
  * @nr_dynamic: number of attachments with move_notify
  * @nr_unpinned: number of @maps that do without a pin
  * @invalidate: tells importers to map anew
+ * @put: puts the last reference, which a discard had
  * @nr_asked: how often discards have asked for that
  * @nr_told: up to which of @nr_asked it is done
  * @nr_any_told: the last of these when there was an importer to be told
@@ -49,6 +50,7 @@ struct memfd_dmabuf_devices {
 	atomic_t nr_dynamic;
 	unsigned long nr_unpinned;
 	struct work_struct invalidate;
+	struct work_struct put;
 	atomic_long_t nr_asked;
 	long nr_told;
 	long nr_any_told;

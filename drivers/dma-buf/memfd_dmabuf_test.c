@@ -1165,16 +1165,72 @@ static void references_test(struct kunit *test)
 	expect_unused(test, file);
 }
 
-/* A buffer that everybody else has let go stays until it has been told. */
+static void expect_gone(struct kunit *test, struct file *file)
+{
+	unsigned long until = jiffies + TIMEOUT;
+
+	while (mapping_aliased(file->f_mapping) && time_before(jiffies, until))
+		usleep_range(1000, 2000);
+	KUNIT_EXPECT_FALSE(test, mapping_aliased(file->f_mapping));
+	flush_delayed_fput();
+}
+
+/* An alias of the first page of a file, which holds up whoever discards that. */
+struct blocker {
+	struct mapping_aliases aliases;
+	struct mapping_alias list[2];
+	struct mapping_alias_source source;
+	struct completion entered;
+	struct completion leave;
+};
+
+static void blocker_moving(struct mapping_alias_source *source)
+{
+	struct blocker *blocker = container_of(source, struct blocker, source);
+
+	complete(&blocker->entered);
+	wait_for_completion(&blocker->leave);
+}
+
+static const struct mapping_alias_ops blocker_ops = {
+	.moving = blocker_moving,
+};
+
+static void init_blocker(struct kunit *test, struct blocker *blocker,
+			 struct file *file, struct file *shows)
+{
+	memset(blocker, 0, sizeof(*blocker));
+	init_completion(&blocker->entered);
+	init_completion(&blocker->leave);
+	xa_init(&blocker->aliases.sources);
+	blocker->aliases.ops = &blocker_ops;
+	blocker->aliases.mapping = shows->f_mapping;
+	blocker->aliases.list = blocker->list;
+	blocker->aliases.nr = 1;
+	blocker->list[1].pgoff = 1;
+	KUNIT_ASSERT_EQ(test, 0, mapping_alias_add_source(&blocker->aliases,
+							  &blocker->source,
+							  file->f_mapping));
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&blocker->aliases));
+}
+
+/*
+ * A buffer that everybody else has let go stays until it has been told. Then it
+ * is not for the owner of the file to free it, which takes the lock of another
+ * file here.
+ */
 static void put_during_discard_test(struct kunit *test)
 {
-	struct file *file = new_file(test, 2);
+	struct file *file = new_file(test, 2), *other = new_file(test, 2);
+	const struct piece pieces[] = { { file, 0, 2 }, { other, 1, 1 } };
+	struct dma_fence *fence = new_fence(test);
+	struct puncher puncher, blocked;
+	struct blocker blocker;
 	struct dma_buf *dmabuf;
 	struct importer *imp;
-	struct dma_fence *fence = new_fence(test);
-	struct puncher puncher;
 
-	dmabuf = make_buffer(0, &(struct piece){ file, 0, 2 }, 1);
+	init_blocker(test, &blocker, other, new_file(test, 1));
+	dmabuf = make_buffer(0, pieces, 2);
 	KUNIT_ASSERT_FALSE(test, IS_ERR(dmabuf));
 	imp = new_importer(test, dmabuf);
 	KUNIT_EXPECT_EQ(test, 0, attach_dynamic(imp));
@@ -1186,13 +1242,22 @@ static void put_during_discard_test(struct kunit *test)
 	put_buffer(dmabuf);
 	expect_waits(test, &puncher);
 	KUNIT_EXPECT_TRUE(test, mapping_aliased(file->f_mapping));
+
+	start_puncher(test, &blocked, other);
+	wait_for_completion(&blocker.entered);
 	dma_fence_signal(fence);
-	join_puncher(test, &puncher);
-	/* the last reference may be another thread's to put */
-	msleep(A_WHILE_MS);
-	flush_delayed_fput();
-	KUNIT_EXPECT_FALSE(test, mapping_aliased(file->f_mapping));
+	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&puncher.done,
+							     TIMEOUT));
+	complete_all(&blocker.leave);
+	kthread_stop_put(puncher.task);
+	KUNIT_EXPECT_EQ(test, 0, puncher.ret);
+	join_puncher(test, &blocked);
+	mapping_aliases_remove(&blocker.aliases);
+	xa_destroy(&blocker.aliases.sources);
+	expect_gone(test, file);
+	expect_gone(test, other);
 	expect_unused(test, file);
+	expect_unused(test, other);
 }
 
 /* Pins and discards */
