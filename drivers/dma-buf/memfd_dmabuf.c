@@ -583,6 +583,34 @@ static int buffers_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(buffers);
 
+static void show_files(struct seq_file *s, struct memfd_dmabuf *buf)
+{
+	struct memfd_dmabuf_file *backing = NULL;
+
+	while ((backing = next_backing(buf, backing))) {
+		struct inode *inode = file_inode(backing->file);
+
+		seq_printf(s, "%lu\t%u:%u\t%lu\t", buf->inode->i_ino,
+			   MAJOR(inode->i_sb->s_dev), MINOR(inode->i_sb->s_dev),
+			   inode->i_ino);
+		seq_file_path(s, backing->file, "\t\n\\");
+		seq_putc(s, '\n');
+		cond_resched();
+	}
+}
+
+/* Who keeps a file, and the file system that it is on. */
+static int files_show(struct seq_file *s, void *unused)
+{
+	struct memfd_dmabuf *buf = NULL;
+
+	seq_puts(s, "inode\tdevice\tfile\tpath\n");
+	while ((buf = next_buffer(buf)))
+		show_files(s, buf);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(files);
+
 static const struct file_operations memfd_dmabuf_fops = {
 	.owner = THIS_MODULE,
 	.unlocked_ioctl = memfd_dmabuf_ioctl,
@@ -598,12 +626,13 @@ static struct miscdevice memfd_dmabuf_misc = {
 static int __init memfd_dmabuf_init(void)
 {
 	int ret = memfd_dmabuf_init_devices();
+	struct dentry *dir;
 
 	if (ret)
 		return ret;
-	debugfs_create_file("buffers", 0444,
-			    debugfs_create_dir("memfd_dmabuf", NULL), NULL,
-			    &buffers_fops);
+	dir = debugfs_create_dir("memfd_dmabuf", NULL);
+	debugfs_create_file("buffers", 0444, dir, NULL, &buffers_fops);
+	debugfs_create_file("files", 0400, dir, NULL, &files_fops);
 	return misc_register(&memfd_dmabuf_misc);
 }
 device_initcall(memfd_dmabuf_init);

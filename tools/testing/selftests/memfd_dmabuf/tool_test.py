@@ -94,6 +94,13 @@ def punch(fd, offset, size):
     check(libc.fallocate(fd, 3, offset, size) == 0, 'fallocate')
 
 
+def backing(fd, path):
+    """What the list has of a file."""
+    st = os.fstat(fd)
+    return {'device': f'{os.major(st.st_dev)}:{os.minor(st.st_dev)}',
+            'inode': st.st_ino, 'path': path}
+
+
 def inode(fd):
     return os.fstat(fd).st_ino
 
@@ -210,6 +217,7 @@ def list_users():
                             {'pid': viewer.pid, 'comm': 'viewer',
                              'fds': fds[1]}],
                 'devices': [],
+                'backing': [backing(file, '/memfd:guest (deleted)')],
             })
             maker.stop()
             buf = listed(ino)
@@ -307,6 +315,56 @@ def list_text():
 
 
 @test
+def list_file():
+    """Who keeps a file, and a file system that cannot be unmounted."""
+    with tempfile.TemporaryDirectory() as folder:
+        check(libc.mount(b'none', os.fsencode(folder), b'tmpfs', 0, None) == 0,
+              'mount')
+        odd = pathlib.Path(folder, 'a\t\n\\012')
+        paths = [pathlib.Path(folder, name) for name in 'abcde'] + [odd]
+        files = [os.open(path, os.O_RDWR | os.O_CREAT) for path in paths]
+        other = memfd(bytes(PAGE))
+        for file in files:
+            os.ftruncate(file, PAGE)
+        one = create([(files[0], 0, PAGE), (other, 0, PAGE)])
+        all_of_it = create([(file, 0, PAGE) for file in files])
+        wanted = [backing(file, str(path))
+                  for file, path in zip(files, paths)]
+        mine, foreign = (backing(fd, None)
+                         for fd in (files[0], other))
+        for file in files:
+            os.close(file)
+        check(libc.umount(os.fsencode(folder)) != 0, 'unmounted')
+
+        def inodes(*what):
+            found = json.loads(tool('list', *what, '--json'))['buffers']
+            return {buf['inode'] for buf in found}
+
+        found = listed(inode(all_of_it))['backing']
+        equal(sorted(found, key=lambda file: file['path']),
+              sorted(wanted, key=lambda file: file['path']))
+        equal(inodes(paths[0]), {inode(one), inode(all_of_it)})
+        equal(inodes(odd), {inode(all_of_it)})
+        equal(inodes(folder), {inode(one), inode(all_of_it)})
+        equal(inodes(f'/proc/{os.getpid()}/fd/{other}'), {inode(one)})
+        equal(inodes(TOOL), set())
+        fails(1, 'No such file', 'list', pathlib.Path(folder, 'none'))
+
+        text = tool('list', folder)
+        check('\t' not in text, text)
+        check(f"{mine['device']} {mine['inode']}" in tool('list', paths[0]))
+        check(f"/memfd:guest (deleted) ({foreign['device']} "
+              f"{foreign['inode']})" in text, text)
+        equal(text.count('    shows: '), 2)
+        equal(text.count('; and 2 more'), 1)
+        os.close(one)
+        os.close(all_of_it)
+        equal(inodes(folder), set())
+        check(libc.umount(os.fsencode(folder)) == 0, 'umount')
+        os.close(other)
+
+
+@test
 def list_odd_names():
     """Names that want to be more, or to write on the terminal."""
     odd = 'a\t1\n\r\v\x1b[2J\\012'
@@ -374,7 +432,9 @@ def list_busy():
         say('busy')
         buffers = json.loads(tool('list', '--json', **options))['buffers']
         found = [buf for buf in buffers if buf['inode'] == ino]
-        equal(found, [listed(ino) | {'pinned': None, 'stale': None}])
+        # nor is what is not there
+        equal(found, [listed(ino) | {'pinned': None, 'stale': None,
+                                     'backing': None}])
         text = tool('list', **options)
         check(re.search(rf'^{ino} +rw +4K +1 +1 +0 +busy +busy +0 +\S', text,
                         re.M), text)
@@ -843,7 +903,7 @@ def command_line():
         check(usage.startswith(f'usage: memfd-dmabuf {command}'), usage)
     fails(2, 'required: COMMAND')
     fails(2, r"invalid choice: 'lost'", 'lost')
-    fails(2, r'unrecognized arguments: more', 'list', 'more')
+    fails(2, r'unrecognized arguments: more', 'list', '/', 'more')
     fails(2, r'unrecognized arguments: --js', 'list', '--js')
 
 
