@@ -848,6 +848,36 @@ TEST_F(hugetlb, dontneed)
 	hide(&s);
 }
 
+/* What else madvise() says, and what it says of a mapping of the file. */
+TEST_F(hugetlb, advice)
+{
+	static const struct {
+		int advice, on_file, on_buffer;
+	} advices[] = {
+		{ MADV_DONTDUMP, 0, 0 },
+		{ MADV_DODUMP, 0, EINVAL },
+		{ MADV_COLD, EINVAL, 0 },
+		{ MADV_PAGEOUT, EINVAL, 0 },
+	};
+	struct shown s;
+
+	fill_pages(self->owner, FILE_PAGES, 1);
+	show(&s, self->scattered, SCATTERED, 0);
+	expect_version(_metadata, &s, 1);
+	for (unsigned int i = 0; i < 4; i++) {
+		errno = 0;
+		madvise(self->owner, FILE_SIZE, advices[i].advice);
+		EXPECT_EQ(advices[i].on_file, errno);
+		errno = 0;
+		madvise(s.map, s.nr * PAGE, advices[i].advice);
+		EXPECT_EQ(advices[i].on_buffer, errno);
+	}
+	/* nothing has gone */
+	EXPECT_EQ(s.nr, count_mapped(&s));
+	expect_frames(_metadata, &s, self->owner);
+	hide(&s);
+}
+
 TEST_F(hugetlb, populate)
 {
 	struct shown s;
