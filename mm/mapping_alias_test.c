@@ -2,6 +2,7 @@
 /* KUnit tests of the index of aliases, and of discards. */
 
 #include <kunit/test.h>
+#include <linux/anon_inodes.h>
 #include <linux/completion.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -59,7 +60,7 @@ static int test_discard_begin(struct mapping_alias_source *source)
 {
 	struct shower *s = to_shower(source);
 
-	WARN_ON(!source->discarding || s->users != 1);
+	WARN_ON(s->users != 1);
 	s->nr_begins++;
 	return s->veto;
 }
@@ -69,7 +70,7 @@ static void test_discard_end(struct mapping_alias_source *source, pgoff_t first,
 {
 	struct shower *s = to_shower(source);
 
-	WARN_ON(!source->discarding || s->users != 1);
+	WARN_ON(mapping_alias_untold(source) || s->users != 1);
 	s->nr_ends++;
 	s->first = first;
 	s->last = last;
@@ -292,14 +293,14 @@ static void many_files_test(struct kunit *test)
 		KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&s[i]->aliases));
 	}
 	for (i = 0; i < nr; i += 2)
-		__mapping_alias_unmap(s[i]->sources[0].mapping, 0, 0);
+		alias_unmap_range(s[i]->sources[0].root, 0, 0);
 	for (i = 0; i < nr; i++)
 		KUNIT_EXPECT_EQ(test, s[i]->nr_moving, i % 2 == 0);
 }
 
-static int unmap_thread(void *mapping)
+static int unmap_thread(void *root)
 {
-	__mapping_alias_unmap(mapping, 0, ULONG_MAX);
+	alias_unmap_range(root, 0, ULONG_MAX);
 	return 0;
 }
 
@@ -340,7 +341,7 @@ static void removal_during_walk_test(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&a->aliases));
 	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&b->aliases));
 
-	walker = kthread_create(unmap_thread, a->sources[0].mapping, "walker");
+	walker = kthread_create(unmap_thread, a->sources[0].root, "walker");
 	KUNIT_ASSERT_FALSE(test, IS_ERR(walker));
 	get_task_struct(walker);
 	wake_up_process(walker);
@@ -359,6 +360,62 @@ static void removal_during_walk_test(struct kunit *test)
 	kthread_stop_put(walker);
 	kthread_stop_put(remover);
 	KUNIT_EXPECT_TRUE(test, removal.after_op);
+}
+
+/* A range is unmapped piece by piece: what is in any of them is found once. */
+static void pieces_test(struct kunit *test)
+{
+	struct shower *s = new_shower(test, new_file(test), NULL, 4);
+
+	show(s, 0, UNMAP_BATCH - 1, 2);
+	show(s, 0, 5 * UNMAP_BATCH, 1);
+	show(s, 0, 1UL << 40, 2 * UNMAP_BATCH + 1);
+	show(s, 0, ULONG_MAX >> PAGE_SHIFT, 1);
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&s->aliases));
+	alias_unmap_range(s->sources[0].root, 0, 5 * UNMAP_BATCH - 1);
+	KUNIT_EXPECT_EQ(test, s->nr_moving, 1);
+	alias_unmap_range(s->sources[0].root, UNMAP_BATCH + 1, ULONG_MAX);
+	/* one, three pieces of the long one, one */
+	KUNIT_EXPECT_EQ(test, s->nr_moving, 6);
+}
+
+/* Other files have no place for a root. */
+static void other_file_test(struct kunit *test)
+{
+	struct shower *s = new_shower(test, new_file(test), NULL, 1);
+	static const struct file_operations fops;
+	struct file *file = anon_inode_getfile("kunit", &fops, NULL, O_RDONLY);
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			mapping_alias_add_source(&s->aliases, &s->sources[1],
+						 file->f_mapping));
+	KUNIT_EXPECT_EQ(test, s->aliases.nr_sources, 1);
+	__fput_sync(file);
+}
+
+/* Who changes a file when it gets aliases may be discarding, until he is done. */
+static void untold_test(struct kunit *test)
+{
+	struct file *file = new_file(test);
+	struct inode *inode = file_inode(file);
+	struct shower *s = new_shower(test, file, NULL, 1);
+	struct mapping_alias_source *source = &s->sources[0];
+
+	show(s, 0, 0, 1);
+	inode_lock(inode);
+	KUNIT_EXPECT_EQ(test, 0, mapping_alias_discard_begin(file->f_mapping, 0,
+							     PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&s->aliases));
+	KUNIT_EXPECT_TRUE(test, mapping_alias_untold(source));
+	mapping_alias_discard_end(file->f_mapping, 0, PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, 0, s->nr_ends);
+	inode_unlock(inode);
+	KUNIT_EXPECT_FALSE(test, mapping_alias_untold(source));
+	/* from now on it is told */
+	inode_lock(inode);
+	KUNIT_EXPECT_FALSE(test, mapping_alias_untold(source));
+	inode_unlock(inode);
 }
 
 /* A discard, as the file's owner would do it. */
@@ -424,9 +481,7 @@ static void veto_test(struct kunit *test)
 	for (i = 0; i < 3; i++) {
 		KUNIT_EXPECT_EQ(test, 0, s[i]->nr_ends);
 		KUNIT_EXPECT_EQ(test, 0, s[i]->users);
-		KUNIT_EXPECT_FALSE(test, s[i]->sources[0].discarding);
 	}
-	KUNIT_EXPECT_FALSE(test, test_bit(AS_DISCARDING, &mapping->flags));
 
 	/* who is about to go is not asked */
 	s[1]->dying = true;
@@ -442,6 +497,9 @@ static struct kunit_case mapping_alias_cases[] = {
 	KUNIT_CASE(repeats_test),
 	KUNIT_CASE(many_files_test),
 	KUNIT_CASE(removal_during_walk_test),
+	KUNIT_CASE(pieces_test),
+	KUNIT_CASE(other_file_test),
+	KUNIT_CASE(untold_test),
 	KUNIT_CASE(discard_test),
 	KUNIT_CASE(veto_test),
 	{}

@@ -294,14 +294,17 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 	buf->size = (u64)pages << PAGE_SHIFT;
 	buf->aliases.nr = run - list;
 
+	/* What is not needed goes back, if a smaller list can be had at once. */
 	if (buf->aliases.nr < count) {
-		list = kvmemdup(buf->aliases.list,
-				(buf->aliases.nr + 1) * sizeof(*list),
-				GFP_KERNEL_ACCOUNT);
-		if (!list)
-			return -ENOMEM;
-		kvfree(buf->aliases.list);
-		buf->aliases.list = list;
+		size_t size = (buf->aliases.nr + 1) * sizeof(*list);
+
+		list = kvmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_NORETRY |
+				__GFP_NOWARN);
+		if (list) {
+			memcpy(list, buf->aliases.list, size);
+			kvfree(buf->aliases.list);
+			buf->aliases.list = list;
+		}
 	}
 	return 0;
 }
@@ -310,7 +313,6 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 static int memfd_dmabuf_show(struct memfd_dmabuf *buf)
 {
 	struct memfd_dmabuf_file *backing = NULL;
-	int ret;
 
 	while ((backing = next_backing(buf, backing))) {
 		/* mincore() and madvise() trust the owner of a vma's file. */
@@ -320,13 +322,7 @@ static int memfd_dmabuf_show(struct memfd_dmabuf *buf)
 	}
 	buf->aliases.ops = &memfd_dmabuf_alias_ops;
 	buf->aliases.mapping = buf->inode->i_mapping;
-	ret = mapping_aliases_add(&buf->aliases);
-	/* One under way was not told of us, and must not cross with a pin. */
-	while ((backing = next_backing(buf, backing))) {
-		if (!ret)
-			ret = mapping_alias_wait_discard(backing->file->f_mapping);
-	}
-	return ret;
+	return mapping_aliases_add(&buf->aliases);
 }
 
 static struct dma_buf *memfd_dmabuf_export(struct memfd_dmabuf *buf)

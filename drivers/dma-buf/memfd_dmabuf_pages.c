@@ -234,7 +234,10 @@ static unsigned long run_folios(const struct file *file,
 	return ((run_end(run) - 1) >> order) - (run->index >> order) + 1;
 }
 
-/* -EAGAIN if a discard has begun since @nr_begun, or somebody changes the file. */
+/*
+ * -EAGAIN if a discard has begun since @nr_begun, or was not told, or somebody
+ * changes the file.
+ */
 static struct memfd_dmabuf_pages *
 try_get_pages(struct memfd_dmabuf *buf, bool pin, unsigned long nr_begun)
 {
@@ -242,11 +245,17 @@ try_get_pages(struct memfd_dmabuf *buf, bool pin, unsigned long nr_begun)
 	const gfp_t gfp = MEMFD_DMABUF_GFP;
 	const struct mapping_alias *run, *runs = buf->aliases.list;
 	const struct mapping_alias *end = runs + buf->aliases.nr;
+	struct memfd_dmabuf_file *backing = NULL;
 	struct memfd_dmabuf_pages *set;
 	struct file *file = NULL;
 	unsigned long nr = 0;
 	int ret = -ENOMEM;
 
+	/* A pin may miss a discard, but for some; who has none is to be told. */
+	while ((backing = next_backing(buf, backing)))
+		if ((!pin || is_strict(backing)) &&
+		    mapping_alias_untold(&backing->source))
+			return ERR_PTR(-EAGAIN);
 	set = kzalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
 	if (!set)
 		return ERR_PTR(-ENOMEM);

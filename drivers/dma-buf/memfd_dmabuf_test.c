@@ -670,6 +670,18 @@ static void unpinned_test(struct kunit *test)
 	expect_unused(test, file);
 }
 
+/* As what moves a page does, once no page table has it. */
+static void tell_moving(struct file *file, pgoff_t index)
+{
+	struct folio *folio = filemap_lock_folio(file->f_mapping, index);
+
+	if (WARN_ON(IS_ERR(folio)))
+		return;
+	mapping_alias_unmap_folio(folio);
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
 /* Migration and reclaim have to wait for them, so they are told of it. */
 static void migration_test(struct kunit *test)
 {
@@ -687,14 +699,14 @@ static void migration_test(struct kunit *test)
 	msleep(A_WHILE_MS);
 	KUNIT_EXPECT_EQ(test, 0, imp->moved);
 
-	__mapping_alias_unmap(file->f_mapping, 2, 2);
+	tell_moving(file, 2);
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
 							     TIMEOUT));
 	KUNIT_EXPECT_EQ(test, 1, imp->moved);
 
 	/* a pin is not one of what has been mapped before */
 	KUNIT_EXPECT_EQ(test, 0, pin(imp));
-	__mapping_alias_unmap(file->f_mapping, 2, 2);
+	tell_moving(file, 2);
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
 							     TIMEOUT));
 	KUNIT_EXPECT_EQ(test, 2, imp->moved);
@@ -703,7 +715,7 @@ static void migration_test(struct kunit *test)
 	/* who has one is not told, until it is gone and the mapping not */
 	KUNIT_EXPECT_EQ(test, 0, pinned->moved);
 	unpin(pinned);
-	__mapping_alias_unmap(file->f_mapping, 2, 2);
+	tell_moving(file, 2);
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
 							     TIMEOUT));
 	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&pinned->told,
@@ -712,14 +724,14 @@ static void migration_test(struct kunit *test)
 	/* and not once nothing is mapped */
 	unmap(imp);
 	unmap(pinned);
-	__mapping_alias_unmap(file->f_mapping, 2, 2);
+	tell_moving(file, 2);
 	msleep(A_WHILE_MS);
 	KUNIT_EXPECT_EQ(test, 3, imp->moved);
 	KUNIT_EXPECT_EQ(test, 1, pinned->moved);
 
 	/* a buffer may go with the work still to be done */
 	KUNIT_ASSERT_EQ(test, 0, map(imp, DMA_TO_DEVICE));
-	__mapping_alias_unmap(file->f_mapping, 2, 2);
+	tell_moving(file, 2);
 	unmap(imp);
 	expect_unused(test, file);
 }
@@ -1085,34 +1097,28 @@ static void bounded_wait_test(struct kunit *test)
 	expect_unused(test, file);
 }
 
-/* A buffer is made beside whoever changes the file, but for a discard. */
+/* A buffer is made beside whoever changes the file, but for the time being no pin. */
 static void create_during_discard_test(struct kunit *test)
 {
 	struct file *file = new_file(test, 2);
-	struct dma_buf *dmabuf = new_simple_buffer(test, 0, file, 2), *more;
-	struct importer *imp = new_dynamic(test, dmabuf);
-	struct dma_fence *fence = new_fence(test);
-	struct puncher puncher;
+	struct inode *inode = file_inode(file);
+	struct dma_buf *dmabuf;
+	struct importer *imp;
 
-	inode_lock(file_inode(file));
-	more = make_buffer(0, &(struct piece){ file, 0, 1 }, 1);
-	inode_unlock(file_inode(file));
-	KUNIT_ASSERT_FALSE(test, IS_ERR(more));
-	put_buffer(more);
-
-	imp->fence = fence;
-	start_puncher(test, &puncher, file);
-	KUNIT_EXPECT_NE(test, 0, wait_for_completion_timeout(&imp->told,
-							     TIMEOUT));
-	more = make_buffer(0, &(struct piece){ file, 0, 1 }, 1);
-	/* that discard is over, though nobody has signalled the fence */
-	KUNIT_EXPECT_NULL(test, file_page(file, 0));
-	KUNIT_ASSERT_FALSE(test, IS_ERR(more));
-	KUNIT_EXPECT_FALSE(test, test_bit(AS_DISCARDING,
-					  &file->f_mapping->flags));
-	join_puncher(test, &puncher);
-	put_buffer(more);
-	dma_fence_signal(fence);
+	inode_lock(inode);
+	/* nobody is told, as there is no buffer */
+	KUNIT_EXPECT_EQ(test, 0, mapping_alias_discard_begin(file->f_mapping, 0,
+							     PAGE_SIZE));
+	dmabuf = new_simple_buffer(test, MEMFD_DMABUF_DENY_DISCARD, file, 2);
+	imp = new_dynamic(test, dmabuf);
+	KUNIT_EXPECT_EQ(test, -EBUSY, pin(imp));
+	KUNIT_EXPECT_EQ(test, -EBUSY, map(imp, DMA_TO_DEVICE));
+	mapping_alias_discard_end(file->f_mapping, 0, PAGE_SIZE);
+	inode_unlock(inode);
+	KUNIT_EXPECT_EQ(test, 0, pin(imp));
+	/* and from now on he who discards is refused */
+	KUNIT_EXPECT_EQ(test, -EBUSY, truncate(file, 0));
+	unpin(imp);
 	expect_unused(test, file);
 }
 
@@ -1483,7 +1489,7 @@ static void map_failure_test(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, -EIO, map(imp, DMA_TO_DEVICE));
 	expect_info(test, dmabuf, 3, 0);
 	/* which did not count as a mapping to be told of */
-	__mapping_alias_unmap(file->f_mapping, 0, 2);
+	tell_moving(file, 0);
 	unpin(imp);
 	expect_info(test, dmabuf, 0, 0);
 	expect_unused(test, file);

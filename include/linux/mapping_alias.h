@@ -17,9 +17,6 @@ struct mapping_alias_source;
 struct rmap_part;
 struct rmap_walk_control;
 
-/* A bit of &address_space.flags: pages are being thrown away. */
-#define AS_DISCARDING 11
-
 /* How often one list of aliases may have a page. A mirrored ring needs 2. */
 #define MAPPING_ALIAS_REPEATS 64
 /* How many aliases a list may have: no array of the index gets larger than it can. */
@@ -79,6 +76,7 @@ struct mapping_alias {
  * @order: numbers of aliases, sorted by file and index
  * @groups: what is in the files' trees
  * @nr_groups: number of @groups
+ * @mapped: @mapping has had a vma: set by the owner in ->mmap, before a page is mapped
  *
  * The owner sets those up to @sources before mapping_aliases_add(); the others
  * begin as 0.
@@ -93,6 +91,7 @@ struct mapping_aliases {
 	u32 *order;
 	struct mapping_alias_group *groups;
 	u32 nr_groups;
+	bool mapped;
 };
 
 /**
@@ -101,7 +100,7 @@ struct mapping_aliases {
  * @root: all aliases of the file
  * @aliases: who shows its pages
  * @discards: in the list of those that are told of the discard under way
- * @discarding: pages with an alias are being discarded
+ * @untold: pages may be being discarded since before they had an alias
  *
  * Embed it in whatever the operations need to find.
  */
@@ -110,7 +109,7 @@ struct mapping_alias_source {
 	struct mapping_alias_root *root;
 	struct mapping_aliases *aliases;
 	struct list_head discards;
-	bool discarding;
+	bool untold;
 };
 
 /* How many pages an alias has, which is in its list. */
@@ -131,7 +130,7 @@ int mapping_alias_add_source(struct mapping_aliases *aliases,
 			     struct address_space *mapping);
 int mapping_aliases_add(struct mapping_aliases *aliases);
 void mapping_aliases_remove(struct mapping_aliases *aliases);
-int mapping_alias_wait_discard(struct address_space *mapping);
+bool mapping_alias_untold(struct mapping_alias_source *source);
 void mapping_alias_rmap_walk(struct folio *folio, struct address_space *mapping,
 			     struct rmap_walk_control *rwc, bool more);
 
@@ -153,6 +152,8 @@ vm_fault_t filemap_map_ranges(struct vm_fault *vmf,
 			      const struct filemap_range *range,
 			      unsigned int nr, bool huge, unsigned long *rss,
 			      unsigned int *mmap_miss);
+void unmap_mapping_part(struct address_space *mapping, pgoff_t first,
+			pgoff_t last, struct folio *folio);
 int folio_put_wait_locked(struct folio *folio, int state);
 int shmem_get_folio_orders(struct inode *inode, pgoff_t index,
 			   unsigned long orders, struct folio **foliop,
@@ -163,8 +164,10 @@ int shmem_get_folio_orders(struct inode *inode, pgoff_t index,
 #endif
 
 void __mapping_alias_evict(struct address_space *mapping);
-void __mapping_alias_unmap(struct address_space *mapping, pgoff_t first,
-			   pgoff_t last);
+void __mapping_alias_unmap_folio(struct folio *folio);
+void __mapping_alias_for_each(struct address_space *mapping, pgoff_t index,
+			      void (*fn)(struct address_space *mapping,
+					 pgoff_t pgoff, void *arg), void *arg);
 int __mapping_alias_discard_begin(struct address_space *mapping, loff_t start,
 				  loff_t end);
 void __mapping_alias_discard_end(struct address_space *mapping, loff_t start,
@@ -182,22 +185,31 @@ static inline bool folio_aliased(struct folio *folio)
 	       mapping_aliased(folio->mapping);
 }
 
+/* Does it show pages of other files? */
+static inline bool mapping_has_aliases(struct address_space *mapping)
+{
+	return IS_ENABLED(CONFIG_MAPPING_ALIAS) &&
+	       test_bit(AS_ALIASES, &mapping->flags);
+}
+
 static inline void mapping_alias_unmap_folio(struct folio *folio)
 {
 	if (folio_aliased(folio))
-		__mapping_alias_unmap(folio->mapping, folio->index,
-				      folio_next_index(folio) - 1);
+		__mapping_alias_unmap_folio(folio);
+}
+
+static inline void
+mapping_alias_for_each(struct folio *folio, pgoff_t index,
+		       void (*fn)(struct address_space *mapping, pgoff_t pgoff,
+				  void *arg), void *arg)
+{
+	if (folio_aliased(folio))
+		__mapping_alias_for_each(folio->mapping, index, fn, arg);
 }
 
 static inline int mapping_alias_discard_begin(struct address_space *mapping,
 					      loff_t start, loff_t end)
 {
-	/* A file that grows may still fail to, and then nothing ends. */
-	if (!IS_ENABLED(CONFIG_MAPPING_ALIAS) || start >= end)
-		return 0;
-	set_bit(AS_DISCARDING, &mapping->flags);
-	/* Who adds aliases sees this, or is seen: mapping_alias_wait_discard(). */
-	smp_mb__after_atomic();
 	if (mapping_aliased(mapping))
 		return __mapping_alias_discard_begin(mapping, start, end);
 	return 0;
@@ -206,11 +218,6 @@ static inline int mapping_alias_discard_begin(struct address_space *mapping,
 static inline void mapping_alias_discard_end(struct address_space *mapping,
 					     loff_t start, loff_t end)
 {
-	if (!IS_ENABLED(CONFIG_MAPPING_ALIAS))
-		return;
-	clear_bit_unlock(AS_DISCARDING, &mapping->flags);
-	/* Whoever waits sees this, or is seen: mapping_alias_wait_discard(). */
-	smp_mb__after_atomic();
 	if (mapping_aliased(mapping))
 		__mapping_alias_discard_end(mapping, start, end);
 }
