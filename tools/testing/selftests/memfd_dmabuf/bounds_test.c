@@ -731,6 +731,41 @@ TEST_F(bounds, create_during_write)
 	close(w.memfd);
 }
 
+/* A file that cannot be made so large: nobody waits for what has not begun. */
+TEST_F(bounds, failed_resize)
+{
+	char *anon = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct memfd_dmabuf_range r;
+	int fd, buf[2], card;
+	char path[64];
+
+	/* such a file has no seals */
+	if (variant->udmabuf)
+		return;
+	ASSERT_NE(MAP_FAILED, anon);
+	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx",
+		 (unsigned long)anon, (unsigned long)anon + 2 * PAGE);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, fd);
+	r = range(fd, 0, 2);
+	buf[0] = create_flags(self->dev, MEMFD_DMABUF_DENY_DISCARD, &r, 1);
+	ASSERT_LE(0, buf[0]);
+	EXPECT_EQ(-1, ftruncate(fd, 1L << 50));
+	EXPECT_EQ(ENOMEM, errno);
+	buf[1] = create_flags(self->dev, MEMFD_DMABUF_DENY_DISCARD, &r, 1);
+	ASSERT_LE(0, buf[1]);
+
+	card = OPEN_CARD("vgem");
+	for (unsigned int i = 0; i < 2; i++) {
+		EXPECT_LT(0, import(card, buf[i]));
+		close(buf[i]);
+	}
+	close(card);
+	close(fd);
+	munmap(anon, 2 * PAGE);
+}
+
 /* An import that takes long, as there is much of it and each page is small. */
 
 #define SLOW_PAGES	(16 * 1024)

@@ -812,6 +812,78 @@ TEST_F_TIMEOUT(leave, hwpoison_inject, STUCK)
 	EXPECT_EQ(corrupted, read_key("/proc/meminfo", "HardwareCorrupted:"));
 }
 
+/* In a process that wants to know early, and maps the page by file or by buffer. */
+static int early_child(struct env *e, unsigned int page, bool buffer, int ready, int go)
+{
+	const struct timespec now = {};
+	siginfo_t info = {};
+	sigset_t set;
+	char *addr, c = 0;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGBUS);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) ||
+	    prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0))
+		return 1;
+	addr = in_map(e, page);
+	if (!buffer) {
+		char *file = mmap(NULL, e->nr_file * PAGE, PROT_READ, MAP_SHARED,
+				  e->memfd, 0);
+
+		if (file == MAP_FAILED)
+			return 1;
+		munmap(e->map, e->nr * PAGE);
+		addr = file + page_of(e, page) * PAGE;
+	}
+	PEEK(addr);
+	if (write(ready, &c, 1) != 1 || read(go, &c, 1) != 1)
+		return 1;
+	if (sigtimedwait(&set, &info, &now) < 0)
+		return errno == EAGAIN ? 2 : 1;
+	if (info.si_code != BUS_MCEERR_AO)
+		return 3;
+	return ((uintptr_t)addr ^ (uintptr_t)info.si_addr) >> info.si_addr_lsb ? 4 : 0;
+}
+
+/* Who wants to be told at once is told, as with a mapping of the file. */
+TEST_F_TIMEOUT(leave, hwpoison_early, STUCK)
+{
+	struct env *e = &self->env;
+	struct victim v[] = {
+		choose_victim(e, 3), choose_victim(e, e->nr - 2),
+	};
+	int told[2];
+
+	ASSERT_EQ(0, munmap(e->file, e->nr_file * PAGE));
+	e->file = NULL;
+	for (int i = 0; i < 2; i++) {
+		int ready[2], go[2], status;
+		char c = 0;
+		pid_t pid;
+
+		ASSERT_EQ(0, pipe2(ready, O_CLOEXEC));
+		ASSERT_EQ(0, pipe2(go, O_CLOEXEC));
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid)
+			_exit(early_child(e, v[i].page, i, ready[1], go[0]));
+		EXPECT_EQ(1, read(ready[0], &c, 1));
+		ASSERT_EQ(0, write_number(HWPOISON "corrupt-pfn", v[i].pfn));
+		EXPECT_EQ(1, write(go[1], &c, 1));
+		EXPECT_EQ(pid, waitpid(pid, &status, 0));
+		ASSERT_TRUE(WIFEXITED(status));
+		told[i] = WEXITSTATUS(status);
+		for (int j = 0; j < 2; j++) {
+			close(ready[j]);
+			close(go[j]);
+		}
+		replace_poisoned(_metadata, e, &v[i]);
+	}
+	/* A huge page is split first, which unmaps it: then nobody is told. */
+	EXPECT_EQ(e->kind == THP ? 2 : 0, told[0]);
+	EXPECT_EQ(told[0], told[1]);
+}
+
 /* The page is replaced while the consumer reads it, who does not notice. */
 TEST_F_TIMEOUT(leave, soft_offline, STUCK)
 {

@@ -8,12 +8,15 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 #include <sys/wait.h>
 #include "../kselftest_harness.h"
 
 #define CGROUP		"/sys/fs/cgroup/"
-#define CHARGED		CGROUP "memfd_dmabuf.rmap"
+#define CHARGED_NAME	"/memfd_dmabuf.rmap"
+#define CHARGED		CGROUP CHARGED_NAME
 #define THP_DIR		"/sys/kernel/mm/transparent_hugepage/"
+#define LRU_GEN		"/sys/kernel/mm/lru_gen"
 #define IDLE		"/sys/kernel/mm/page_idle/bitmap"
 #define KDAMONDS	"/sys/kernel/mm/damon/admin/kdamonds/"
 #define CONTEXT		KDAMONDS "0/contexts/0/"
@@ -23,6 +26,14 @@
 #define SLOTS		64U		/* pages of it that are looked at */
 #define RW		(PROT_READ | PROT_WRITE)
 #define LONG		300		/* seconds */
+
+/* How long those that wait for a rare moment go on, at least. */
+static unsigned int test_seconds(void)
+{
+	const char *s = getenv("STORM_SECONDS");
+
+	return s ? atoi(s) / 4 : 5;
+}
 
 struct view {
 	bool buffer;
@@ -269,6 +280,115 @@ static void swap_out(struct __test_metadata *_metadata, struct view *v)
 	ASSERT_EQ(0, resident(v->memfd, HUGE)) TH_LOG("this test needs swap space");
 }
 
+/* All of the memfd in one piece. */
+static char *map_all(struct view *v, int *fd)
+{
+	struct memfd_dmabuf_range all = range(v->memfd, 0, HUGE);
+
+	*fd = v->buffer ? create(v->dev, &all, 1) : dup(v->memfd);
+	return map_shared(*fd, HUGE);
+}
+
+/* What is locked stays, though it has moved. */
+TEST_F_TIMEOUT(rmap, mlock_and_migrate, LONG)
+{
+	struct view *v = &self->view;
+	char *map;
+	int fd;
+
+	view_unmap(v);
+	map = map_all(v, &fd);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, mlock(map, HUGE * PAGE));
+	drain_lru();
+	for (int node = 1; node >= 0; node--)
+		for (unsigned int i = 0; i < HUGE; i++)
+			ASSERT_EQ(node, move_page(map + i * PAGE, node));
+	for (unsigned int i = 0; i < 20; i++)
+		reclaim_cgroup(CHARGED, "4M swappiness=200");
+	EXPECT_EQ(HUGE, resident(v->memfd, HUGE));
+	for (unsigned int i = 0; i < HUGE; i++)
+		ASSERT_TRUE(mapped(map + i * PAGE));
+
+	ASSERT_EQ(0, munlock(map, HUGE * PAGE));
+	munmap(map, HUGE * PAGE);
+	close(fd);
+	swap_out(_metadata, v);
+	view_map(_metadata, v);
+	EXPECT_EQ(0, count_wrong(v, 1));
+}
+
+/* Anonymous and shmem pages of this cgroup in MGLRU's generations, youngest last. */
+static unsigned int generations(const char *cgroup, unsigned int *id,
+				unsigned int *seq, unsigned long *pages)
+{
+	FILE *f = fopen("/sys/kernel/debug/lru_gen", "re");
+	char line[256], name[128];
+	unsigned long anon, age;
+	unsigned int nr = 0, node = -1, found;
+	bool here = false;
+
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "memcg %u %127s", &found, name) == 2) {
+			here = !strcmp(name, cgroup);
+			if (here)
+				*id = found;
+		} else if (sscanf(line, " node %u", &found) == 1) {
+			node = found;
+		} else if (here && node == 0 &&
+			   sscanf(line, " %u %lu %lu", &found, &age, &anon) == 3) {
+			seq[nr] = found;
+			pages[nr++] = anon;
+		}
+	}
+	if (f)
+		fclose(f);
+	return nr;
+}
+
+/* How many pages are in the young ones after they have been aged some times. */
+static unsigned long age(struct __test_metadata *_metadata, struct view *v, bool use)
+{
+	unsigned int id, nr, seq[8];
+	unsigned long pages[8];
+	char command[64];
+
+	for (unsigned int round = 0; round < 4; round++) {
+		flush_tlb(v);
+		if (use)
+			EXPECT_EQ(0, count_wrong(v, 1));
+		nr = generations(CHARGED_NAME, &id, seq, pages);
+		ASSERT_LT(1, nr);
+		snprintf(command, sizeof(command), "+ %u 0 %u 1 1\n", id, seq[nr - 1]);
+		ASSERT_EQ(0, write_file("/sys/kernel/debug/lru_gen", command));
+	}
+	nr = generations(CHARGED_NAME, &id, seq, pages);
+	return pages[nr - 1] + pages[nr - 2];
+}
+
+/* MGLRU finds out by the page tables what is in use. */
+TEST_F_TIMEOUT(rmap, aging, LONG)
+{
+	struct view *v = &self->view;
+	unsigned long unused, used;
+	unsigned int folios = 0;
+
+	for (unsigned int i = 0; i < SLOTS; i++) {
+		bool again = false;
+
+		for (unsigned int j = 0; j < i; j++)
+			again |= v->page[i] >> v->order == v->page[j] >> v->order;
+		folios += !again;
+	}
+	ASSERT_EQ(0, write_file(LRU_GEN "/enabled", "y"));
+	ASSERT_EQ(0, count_wrong(v, 1));
+	drain_lru();
+	unused = age(_metadata, v, false);
+	used = age(_metadata, v, true);
+	EXPECT_LE(unused + (folios << v->order), used);
+	write_file(LRU_GEN "/enabled", "n");
+}
+
 /* Pieces of folios at any place, through all that walks over their mappings. */
 TEST_F_TIMEOUT(rmap, pieces, LONG)
 {
@@ -392,6 +512,190 @@ TEST_F_TIMEOUT(rmap, migrate_while_mappings_change, LONG)
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	EXPECT_LT(0, mover.moved);
 	EXPECT_EQ(0, count_wrong(v, 1));
+}
+
+/*
+ * Vmas that are out of the reverse map for a moment: one that grows in place, one
+ * that another is merged with, one that is divided and put together.
+ */
+static unsigned int change_vmas(struct view *v, char *room, unsigned int round)
+{
+	size_t size = v->size, half = size / 2 / PAGE * PAGE;
+	unsigned int wrong = 0;
+	char *map;
+
+	/* only the first half, with room behind it */
+	map = mmap(room, half, RW, MAP_SHARED | MAP_FIXED, v->fd, 0);
+	if (map != room)
+		return 1;
+	v->map = map;
+	for (unsigned int i = 0; i < SLOTS; i++)
+		if (v->at[i] * PAGE < half)
+			wrong += !page_is(slot(v, i), tag(1, v->page[i], 1));
+	if (round % 2) {
+		wrong += mremap(map, half, size, 0) != map;
+	} else {
+		wrong += mmap(map + half, size - half, RW, MAP_SHARED | MAP_FIXED,
+			      v->fd, half) != map + half;
+	}
+	wrong += count_wrong(v, 1);
+	mprotect(map + half / 2 / PAGE * PAGE, half, PROT_READ);
+	wrong += count_wrong(v, 1);
+	mprotect(map, size, RW);
+	wrong += count_wrong(v, 1);
+	munmap(map, size);
+	return wrong;
+}
+
+/* Nothing that is mapped is missed when it moves. */
+TEST_F_TIMEOUT(rmap, migrate_while_vmas_change, LONG)
+{
+	struct view *v = &self->view;
+	struct view other = *v;
+	struct mover mover = { .view = &other };
+	unsigned int wrong = 0, round;
+	time_t end = time(NULL) + test_seconds();
+	pthread_t thread;
+	char *room;
+
+	let_run_anywhere();
+	/* the mover needs a mapping of its own that stays */
+	ASSERT_EQ(0, count_wrong(&other, 1));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, move_to_and_fro, &mover));
+	/* nobody else wants addresses from now on */
+	room = mmap(NULL, v->size + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+		    -1, 0);
+	ASSERT_NE(MAP_FAILED, room);
+	munmap(room, v->size + PAGE);
+	for (round = 0; round < 20 || time(NULL) < end || PEEK(&mover.rounds) < 5;
+	     round++)
+		wrong += change_vmas(v, room, round);
+	POKE(&mover.stop, true);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	v->map = other.map;
+	EXPECT_EQ(0, wrong);
+	EXPECT_LT(0, mover.moved);
+	EXPECT_EQ(0, count_wrong(v, 1));
+}
+
+/* Somebody who has all of it mapped, by a huge page if there is one, for a moment. */
+static void map_and_go(struct view *v)
+{
+	int fd;
+	char *map = map_all(v, &fd);
+
+	for (unsigned int i = 0; i < HUGE; i += 64)
+		PEEK(map + i * PAGE);
+	munmap(map, HUGE * PAGE);
+	map = map_all(v, &fd);
+	PEEK(map);
+	/* and exits with it */
+}
+
+/* Mappings of huge pages go while their folio is punched, moved and reclaimed. */
+TEST_F_TIMEOUT(rmap, unmap_while_folios_go, LONG)
+{
+	struct view *v = &self->view;
+	time_t end = time(NULL) + test_seconds();
+	int status, fd;
+	char *map;
+
+	let_run_anywhere();
+	view_unmap(v);
+	map = map_all(v, &fd);
+	ASSERT_NE(MAP_FAILED, map);
+	for (unsigned int round = 0; round < 20 || time(NULL) < end; round++) {
+		pid_t pids[2];
+
+		for (unsigned int i = 0; i < 2; i++) {
+			pids[i] = fork();
+			ASSERT_LE(0, pids[i]);
+			if (!pids[i]) {
+				munmap(map, HUGE * PAGE);
+				map_and_go(v);
+				_exit(0);
+			}
+		}
+		do {
+			PEEK(map);
+			switch (round % 3) {
+			case 0:
+				EXPECT_EQ(0, punch(v->memfd, 0, HUGE));
+				break;
+			case 1:
+				move_page(map, round % 2);
+				break;
+			case 2:
+				madvise(map, HUGE * PAGE, MADV_PAGEOUT);
+				break;
+			}
+		} while (!waitpid(pids[0], &status, WNOHANG));
+		EXPECT_EQ(0, status);
+		EXPECT_EQ(pids[1], waitpid(pids[1], &status, 0));
+		EXPECT_EQ(0, status);
+	}
+	munmap(map, HUGE * PAGE);
+	close(fd);
+	populate(_metadata, v, 1);
+	view_map(_metadata, v);
+	EXPECT_EQ(0, count_wrong(v, 1));
+}
+
+struct creator {
+	struct view *view;
+	int memfd;
+	char *map;
+	pthread_barrier_t *barrier;
+};
+
+static void *create_first(void *arg)
+{
+	struct creator *c = arg;
+	struct memfd_dmabuf_range all = range(c->memfd, 0, 1);
+	int fd;
+
+	pthread_barrier_wait(c->barrier);
+	fd = create(c->view->dev, &all, 1);
+	c->map = map_shared(fd, 1);
+	close(fd);
+	if (c->map != MAP_FAILED)
+		PEEK(c->map);
+	return NULL;
+}
+
+/* Two make the first buffers of a file at once: neither is missed. */
+TEST_F_TIMEOUT(rmap, first_two_creators, LONG)
+{
+	struct view *v = &self->view;
+	struct creator creators[2];
+	pthread_barrier_t barrier;
+	pthread_t threads[2];
+
+	if (!v->buffer)
+		return;
+	let_run_anywhere();
+	pthread_barrier_init(&barrier, NULL, 2);
+	for (unsigned int round = 0; round < 200; round++) {
+		int memfd = new_memfd(1);
+
+		ASSERT_LE(0, memfd);
+		ASSERT_TRUE(write_page(memfd, 0, tag(1, 0, 1)));
+		for (unsigned int i = 0; i < 2; i++) {
+			creators[i] = (struct creator) { v, memfd, NULL, &barrier };
+			ASSERT_EQ(0, pthread_create(&threads[i], NULL, create_first,
+						    &creators[i]));
+		}
+		for (unsigned int i = 0; i < 2; i++)
+			ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		EXPECT_EQ(0, punch(memfd, 0, 1));
+		for (unsigned int i = 0; i < 2; i++) {
+			ASSERT_NE(MAP_FAILED, creators[i].map);
+			EXPECT_FALSE(mapped(creators[i].map));
+			munmap(creators[i].map, PAGE);
+		}
+		close(memfd);
+	}
+	pthread_barrier_destroy(&barrier);
 }
 
 /* Somebody who makes buffers of the same pages, maps them, and lets them go. */
