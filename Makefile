@@ -5,7 +5,7 @@
 # Where everything is built, and the user's own kernel tree instead of Debian's.
 BUILD ?= build
 KSRC ?=
-# make test: run tests whose name matches this extended regular expression.
+# make test, test-long: run tests whose name matches this extended regular expression.
 T ?=
 # make run: the picture that is shown.
 IMAGE ?=
@@ -22,6 +22,11 @@ fragments-bench := configs/vm.config $(selftests) configs/udmabuf.config
 fragments-kcsan := configs/vm.config $(selftests) configs/udmabuf.config configs/kcsan.config
 fragments-stock := configs/vm.config configs/udmabuf.config
 
+# Build what the selected tests need, and run them.
+run-tests = needs=$$(scripts/run-tests --needs $(build) '$(T)') && \
+	$(MAKE) --no-print-directory $$needs && \
+	scripts/run-tests $(build) '$(T)'
+
 # ---------------------------------------------------------------------------
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -35,16 +40,14 @@ run: kernel-bench samples ## show a viewer following a guest's memory, beside ud
 run-qemu: dropin stock samples ## Debian's QEMU as it is, beside udmabuf
 	@scripts/run-qemu $(build)
 
-run-gst: dropin stock linux ## GStreamer and other programs as they are
-	@scripts/deps gst
+run-gst: dropin stock linux deps-gst ## GStreamer and other programs as they are
 	@scripts/run-gst $(build)
 
-test: debug stock kernel-bench selftests samples ## run all tests, or T=pattern, on the debug kernel
-	@scripts/run-tests $(build) '$(T)'
+test: ## run the tests, or T=pattern, on the debug kernel
+	@$(run-tests)
 
-test-long: debug stock kernel-bench dropin kcsan selftests samples ## longer, with data races and run-qemu, run-gst
-	@scripts/deps gst
-	@LONG=1 scripts/run-tests $(build) '$(T)'
+test-long: ## all tests: longer, comparisons, figures, data races, run-qemu, run-gst
+	@export LONG=1 && $(run-tests)
 
 bench: kernel-bench stock selftests ## measure, beside udmabuf and mappings of the file
 	@scripts/deps bench
@@ -74,12 +77,15 @@ clean: ## remove everything built
 .PHONY: help run run-qemu run-gst test test-long bench layers shell refresh check
 .PHONY: clean
 .PHONY: debug kernel-bench dropin stock kcsan
-.PHONY: deps linux linux-stock samples selftests
+.PHONY: deps deps-gst linux linux-stock samples selftests
 .DEFAULT_GOAL := help
 
 # ---------------------------------------------------------------------------
 deps:
 	@scripts/deps
+
+deps-gst:
+	@scripts/deps gst
 
 linux: deps
 	@mkdir -p $(build)
