@@ -69,7 +69,8 @@ static bool more(unsigned int who)
 	 * whoever is handed a lock would wait for one, and all others for it.
 	 */
 	usleep(1000);
-	return time(NULL) < storm->end;
+	/* However slow the machine: everybody does at least one thing. */
+	return time(NULL) < storm->end || storm->rounds[who] < 2;
 }
 
 static void error(const char *what, unsigned int page, uint64_t got)
