@@ -10,7 +10,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #define PAGES 16
 

@@ -15,7 +15,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #define CGROUP		"/sys/fs/cgroup/"
 #define DEBUGFS		"/sys/kernel/debug/memfd_dmabuf/buffers"

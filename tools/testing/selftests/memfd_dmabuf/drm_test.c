@@ -20,7 +20,7 @@
 #include <drm/vgem_drm.h>
 #include <linux/dma-buf.h>
 #include <linux/sync_file.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 /* The buffer has some pages of the file, out of order, and not the last ones. */
 #define FILE_PAGES	48

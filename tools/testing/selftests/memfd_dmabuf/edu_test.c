@@ -18,7 +18,7 @@
 #include <time.h>
 #include <linux/dma-buf.h>
 #include "../../../../drivers/dma-buf/memfd_dmabuf_edu.h"
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #define FILE_PAGES	32
 #define BUF_PAGES	6

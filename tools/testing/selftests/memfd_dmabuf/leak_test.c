@@ -6,7 +6,7 @@
  */
 #include "common.h"
 
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #define THP_DIR		"/sys/kernel/mm/transparent_hugepage/"
 #define FILE_PAGES	2048UL	/* four huge pages */

@@ -18,7 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/swap.h>
 #include <sys/wait.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #ifndef MFD_HUGE_2MB
 #define MFD_HUGE_2MB (21U << 26)

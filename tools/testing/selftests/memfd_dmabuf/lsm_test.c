@@ -10,7 +10,7 @@
 
 #include <sys/mount.h>
 #include <sys/xattr.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #define SMACKFS	"/sys/fs/smackfs"
 

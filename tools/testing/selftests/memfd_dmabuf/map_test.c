@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #define FILE_PAGES	64
 #define BUF_PAGES	24

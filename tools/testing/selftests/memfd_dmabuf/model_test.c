@@ -24,7 +24,7 @@
 #include <stdarg.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
 #define CGROUP_DIR "/sys/fs/cgroup/"

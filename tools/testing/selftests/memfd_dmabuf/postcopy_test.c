@@ -11,7 +11,7 @@
 #include <sched.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22

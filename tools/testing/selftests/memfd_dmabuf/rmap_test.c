@@ -10,7 +10,7 @@
 #include <sched.h>
 #include <time.h>
 #include <sys/wait.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #define CGROUP		"/sys/fs/cgroup/"
 #define CHARGED_NAME	"/memfd_dmabuf.rmap"

@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include "../../../../drivers/dma-buf/memfd_dmabuf_edu.h"
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #ifndef MADV_SOFT_OFFLINE
 #define MADV_SOFT_OFFLINE 101

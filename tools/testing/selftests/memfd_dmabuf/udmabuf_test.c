@@ -6,7 +6,7 @@
 #include "udmabuf.h"
 
 #include <linux/dma-buf.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #define NR 16
 

@@ -9,7 +9,7 @@
 #include <poll.h>
 #include <linux/dma-buf.h>
 #include <linux/videodev2.h>
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #define NR_BUFS		3
 #define TIMEOUT_MS	20000

@@ -25,7 +25,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include "../../../../mm/gup_test.h"
-#include "../kselftest_harness.h"
+#include "harness.h"
 
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP	4
