@@ -7,12 +7,14 @@ BUILD ?= build
 KSRC ?=
 # make test, test-long: run tests whose name matches this extended regular expression.
 T ?=
+# 0 leaves patches/*-mm-count out.
+MM_COUNT ?=
 # make run: the picture that is shown.
 IMAGE ?=
 # make bench: short, profile or time; see scripts/run-bench.
 MODE ?=
 
-export KSRC
+export KSRC MM_COUNT
 
 build := $(abspath $(BUILD))
 selftests := tools/testing/selftests/memfd_dmabuf/config
@@ -32,6 +34,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'KSRC=DIR      use this kernel tree instead of Debian'\''s linux-source-6.12'
+	@echo 'MM_COUNT=0    without the series that makes all mappings of files cheaper'
 	@echo 'BUILD=DIR     build there (default: build)'
 
 run: kernel-bench samples ## show a viewer following a guest's memory, beside udmabuf

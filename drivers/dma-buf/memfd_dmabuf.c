@@ -229,6 +229,30 @@ static u64 end_of_file(const struct file *file)
 	return PAGE_ALIGN((u64)i_size_read(file_inode(file)));
 }
 
+/* Whole pages, at least one, that a file of that size has? */
+static bool is_within(const struct memfd_dmabuf_range *range, u64 file_end)
+{
+	return range->size && PAGE_ALIGNED(range->offset | range->size) &&
+	       range->size <= file_end &&
+	       range->offset <= file_end - range->size;
+}
+
+/* Of a list for @count runs, give back what is not needed, if that is easy. */
+static void memfd_dmabuf_trim(struct memfd_dmabuf *buf, unsigned int count)
+{
+	size_t size = (buf->aliases.nr + 1) * sizeof(*buf->aliases.list);
+	struct mapping_alias *list;
+
+	if (buf->aliases.nr == count)
+		return;
+	list = kvmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
+	if (!list)
+		return;
+	memcpy(list, buf->aliases.list, size);
+	kvfree(buf->aliases.list);
+	buf->aliases.list = list;
+}
+
 /* Translate the user's ranges to runs; fills @buf's files, size and aliases. */
 static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 				   const struct memfd_dmabuf_range *ranges,
@@ -241,8 +265,8 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 	unsigned int i;
 	s64 fd = S64_MAX;
 
-	size_limit = min_t(u64, size_limit, SIZE_MAX & PAGE_MASK);
-	size_limit = min_t(u64, size_limit, (u64)U32_MAX << PAGE_SHIFT);
+	size_limit = min3(size_limit, (u64)(SIZE_MAX & PAGE_MASK),
+			  (u64)U32_MAX << PAGE_SHIFT);
 	list = kvmalloc_array((size_t)count + 1, sizeof(*list),
 			      GFP_KERNEL_ACCOUNT);
 	if (!list)
@@ -274,9 +298,7 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 				next = ULONG_MAX;
 			file_end = end_of_file(backing->file);
 		}
-		if (!nr || !PAGE_ALIGNED(range->offset | range->size) ||
-		    range->size > file_end ||
-		    range->offset > file_end - range->size)
+		if (!is_within(range, file_end))
 			return -EINVAL;
 		if (range->size > size_limit - ((u64)pages << PAGE_SHIFT))
 			return -E2BIG;
@@ -294,18 +316,7 @@ static int memfd_dmabuf_add_ranges(struct memfd_dmabuf *buf,
 	buf->size = (u64)pages << PAGE_SHIFT;
 	buf->aliases.nr = run - list;
 
-	/* What is not needed goes back, if a smaller list can be had at once. */
-	if (buf->aliases.nr < count) {
-		size_t size = (buf->aliases.nr + 1) * sizeof(*list);
-
-		list = kvmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_NORETRY |
-				__GFP_NOWARN);
-		if (list) {
-			memcpy(list, buf->aliases.list, size);
-			kvfree(buf->aliases.list);
-			buf->aliases.list = list;
-		}
-	}
+	memfd_dmabuf_trim(buf, count);
 	return 0;
 }
 

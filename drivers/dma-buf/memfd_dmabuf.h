@@ -59,6 +59,7 @@ struct memfd_dmabuf {
  * @nr_late: one of @nr_asked that has been waited for in vain
  * @late: fences that have been waited for in vain, or NULL
  * @discarding: pages are being discarded, and have not gone yet
+ * @parked: who holds the file's i_rwsem waits until who is pinning pages has them
  * @node: in &memfd_dmabuf.files
  */
 struct memfd_dmabuf_file {
@@ -70,6 +71,7 @@ struct memfd_dmabuf_file {
 	long nr_late;
 	struct dma_fence *late;
 	bool discarding;
+	bool parked;
 	struct rb_node node;
 };
 
@@ -100,10 +102,16 @@ static inline unsigned long nr_pages(const struct memfd_dmabuf *buf)
 }
 
 /* The file of a run. */
+static inline struct memfd_dmabuf_file *
+run_backing(struct memfd_dmabuf *buf, const struct mapping_alias *run)
+{
+	return to_backing(xa_load(&buf->aliases.sources, run->source));
+}
+
 static inline struct file *run_file(struct memfd_dmabuf *buf,
 				    const struct mapping_alias *run)
 {
-	return to_backing(xa_load(&buf->aliases.sources, run->source))->file;
+	return run_backing(buf, run)->file;
 }
 
 /* The page cache index after a run. */
@@ -156,7 +164,7 @@ static inline int memfd_dmabuf_device_info(struct memfd_dmabuf *buf,
 
 #ifdef CONFIG_MEMFD_DMABUF_HUGETLB
 struct folio *memfd_dmabuf_hugetlb_folio(struct file *file, pgoff_t index,
-					 bool alloc);
+					 bool alloc, bool locked);
 vm_fault_t memfd_dmabuf_hugetlb_fault(struct vm_fault *vmf, struct file *file,
 				      const struct mapping_alias *run,
 				      struct folio **foliop);
@@ -164,7 +172,8 @@ int memfd_dmabuf_access(struct vm_area_struct *vma, unsigned long addr,
 			void *data, int len, int write);
 #else
 static inline struct folio *
-memfd_dmabuf_hugetlb_folio(struct file *file, pgoff_t index, bool alloc)
+memfd_dmabuf_hugetlb_folio(struct file *file, pgoff_t index, bool alloc,
+			   bool locked)
 {
 	return ERR_PTR(-EFAULT);
 }

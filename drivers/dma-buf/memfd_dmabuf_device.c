@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-/* memfd_dmabuf: importers */
+/*
+ * memfd_dmabuf: importers
+ *
+ * The operations of a dma-buf that devices use, and what the owner of the files
+ * does to their pages: the core of dma-buf calls the former under the dma-buf's
+ * reservation lock, mapping_alias.c the latter under the file's i_rwsem, or with a
+ * folio locked. Which pages they are is the business of memfd_dmabuf_pages.c.
+ */
 
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
@@ -112,24 +119,26 @@ static int memfd_dmabuf_discard_begin(struct mapping_alias_source *source)
 	struct memfd_dmabuf_file *backing = to_backing(source);
 	struct memfd_dmabuf *buf = backing->buf;
 	struct memfd_dmabuf_devices *d = to_devices(buf);
+	long left = 1;
 	int ret = 0;
-	long left;
 
 	if (!is_strict(backing))
 		goto out;
 	/* It cannot be held up for longer, and not again and again. */
 	if (READ_ONCE(d->starved) && !READ_ONCE(d->slow)) {
+		/* Meanwhile holes may be filled, under our i_rwsem. */
+		WRITE_ONCE(backing->parked, true);
 		left = wait_event_killable_timeout(d->wait,
 						   !READ_ONCE(d->starved),
 						   MEMFD_DMABUF_WAIT);
-		if (left < 0)
-			return -EINTR;
 		if (!left)
 			WRITE_ONCE(d->slow, true);
 	}
-	if (mutex_lock_killable(&d->pin_lock))
-		return -EINTR;
-	if (buf->flags & MEMFD_DMABUF_DENY_DISCARD && d->nr_pins) {
+	mutex_lock(&d->pin_lock);
+	WRITE_ONCE(backing->parked, false);
+	if (left < 0) {
+		ret = -EINTR;
+	} else if (buf->flags & MEMFD_DMABUF_DENY_DISCARD && d->nr_pins) {
 		ret = -EBUSY;
 	} else {
 		/* Who is pinning pages gives way. */
@@ -360,6 +369,18 @@ static int check_bounces(struct memfd_dmabuf_devices *d, struct device *dev)
 	return 0;
 }
 
+/* What is pinned for the attachment, or else what the files have just now. */
+static struct memfd_dmabuf_pages *
+get_attached_pages(struct dma_buf_attachment *attach)
+{
+	struct memfd_dmabuf_attachment *a = attach->priv;
+
+	if (!a->pinned)
+		return memfd_dmabuf_get_pages(attach->dmabuf->priv, false);
+	refcount_inc(&a->pinned->users);
+	return a->pinned;
+}
+
 static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 					 enum dma_data_direction direction)
 {
@@ -389,15 +410,10 @@ static struct sg_table *memfd_dmabuf_map(struct dma_buf_attachment *attach,
 	if (!map)
 		return ERR_PTR(-ENOMEM);
 
-	if (a->pinned) {
-		set = a->pinned;
-		refcount_inc(&set->users);
-	} else {
-		set = memfd_dmabuf_get_pages(buf, false);
-		if (IS_ERR(set)) {
-			ret = PTR_ERR(set);
-			goto err_free;
-		}
+	set = get_attached_pages(attach);
+	if (IS_ERR(set)) {
+		ret = PTR_ERR(set);
+		goto err_free;
 	}
 
 	ret = sg_alloc_table_from_pages_segment(&map->sgt, set->pages,

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-/* memfd_dmabuf: files on hugetlbfs */
+/*
+ * memfd_dmabuf: files on hugetlbfs
+ *
+ * Their folios cannot be counted as mapped but by hugetlbfs: memfd_dmabuf_mmap.c
+ * maps them from here by special ptes, with the folio locked. Holes are filled under
+ * the file's i_rwsem, which is only tried for.
+ */
 
 #include <linux/file.h>
 #include <linux/highmem.h>
@@ -15,6 +21,7 @@
  * @file: a hugetlbfs file
  * @index: page cache index, in base pages
  * @alloc: whether to fill a hole
+ * @locked: whether the file's i_rwsem is held, by whoever waits for the caller
  *
  * Like a mapping of the file, finds also what fallocate() has put beyond the end.
  *
@@ -24,7 +31,7 @@
  * -EAGAIN if somebody changes the file, who holds its i_rwsem.
  */
 struct folio *memfd_dmabuf_hugetlb_folio(struct file *file, pgoff_t index,
-					 bool alloc)
+					 bool alloc, bool locked)
 {
 	struct inode *inode = file_inode(file);
 	struct folio *folio;
@@ -38,14 +45,15 @@ struct folio *memfd_dmabuf_hugetlb_folio(struct file *file, pgoff_t index,
 			return ERR_PTR(-EFAULT);
 
 		/* Not waited for: the mmap lock, or dma_resv, may be held. */
-		if (!inode_trylock_shared(inode))
+		if (!locked && !inode_trylock_shared(inode))
 			return ERR_PTR(-EAGAIN);
 		if (index < i_size_read(inode) >> PAGE_SHIFT)
 			error = hugetlbfs_populate(file, index >>
 					huge_page_order(hstate_inode(inode)));
 		else
 			error = -EFAULT;
-		inode_unlock_shared(inode);
+		if (!locked)
+			inode_unlock_shared(inode);
 		if (error)
 			return ERR_PTR(error);
 	}
@@ -126,7 +134,8 @@ vm_fault_t memfd_dmabuf_hugetlb_fault(struct vm_fault *vmf, struct file *file,
 	struct folio *folio;
 
 	folio = memfd_dmabuf_hugetlb_folio(file, index,
-					   !(buf->flags & MEMFD_DMABUF_NOALLOC));
+					   !(buf->flags & MEMFD_DMABUF_NOALLOC),
+					   false);
 	if (folio == ERR_PTR(-EAGAIN))
 		return wait_for_changes(vmf, file_inode(file));
 	if (IS_ERR(folio))
@@ -166,7 +175,7 @@ int memfd_dmabuf_access(struct vm_area_struct *vma, unsigned long addr,
 
 	/* Locked, so that no write is lost in a migration. */
 	memfd_dmabuf_wait_unlocked(file->f_mapping, index);
-	folio = memfd_dmabuf_hugetlb_folio(file, index, false);
+	folio = memfd_dmabuf_hugetlb_folio(file, index, false, false);
 	if (IS_ERR(folio))
 		return -EFAULT;
 

@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-/* memfd_dmabuf: mappings of the CPU */
+/*
+ * memfd_dmabuf: mappings of the CPU
+ *
+ * A fault looks for the page in the file's page cache, or has shmem make it, and
+ * maps it while the folio is locked; what is around it comes by filemap_map_ranges().
+ * The core of mm calls this with the mmap lock, or the vma's, held. Pages are
+ * unmapped by the reverse map, which knows them as aliases.
+ */
 
 #include <linux/file.h>
 #include <linux/hugetlb.h>

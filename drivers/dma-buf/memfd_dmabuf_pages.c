@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-/* memfd_dmabuf: the pages of a buffer, for devices and the kernel */
+/*
+ * memfd_dmabuf: the pages of a buffer, for devices and the kernel
+ *
+ * Finds and pins them, in a way that does not cross with a discard where that must
+ * not be, counts those that are stale, and maps them for the kernel. Called by
+ * memfd_dmabuf_device.c under the dma-buf's reservation lock, and by who asks for
+ * statistics, without.
+ */
 
 #include <linux/delay.h>
 #include <linux/dma-resv.h>
@@ -55,10 +62,11 @@ void memfd_dmabuf_put_pages(struct memfd_dmabuf_pages *set)
 /* Find or make the folio at @index of @run, with a reference. */
 static struct folio *get_run_folio(struct memfd_dmabuf *buf, struct file *file,
 				   const struct mapping_alias *run,
-				   pgoff_t index)
+				   pgoff_t index, bool pin)
 {
 	struct folio *folio = filemap_get_folio(file->f_mapping, index);
 	bool alloc = !(buf->flags & MEMFD_DMABUF_NOALLOC);
+	struct memfd_dmabuf_file *backing;
 	int ret;
 
 	if (!IS_ERR(folio)) {
@@ -68,8 +76,13 @@ static struct folio *get_run_folio(struct memfd_dmabuf *buf, struct file *file,
 	}
 
 	if (is_file_hugepages(file)) {
-		/* Who discards waits for dma_resv, so do not wait for them. */
-		folio = memfd_dmabuf_hugetlb_folio(file, index, alloc);
+		/*
+		 * Who discards waits for dma_resv, so do not wait for them. Who is
+		 * parked goes on when he gets the pin lock, which we hold.
+		 */
+		backing = run_backing(buf, run);
+		folio = memfd_dmabuf_hugetlb_folio(file, index, alloc, pin &&
+						   READ_ONCE(backing->parked));
 		if (IS_ERR(folio))
 			return folio;
 	} else {
@@ -103,7 +116,7 @@ static struct folio *pin_run_folio(struct memfd_dmabuf *buf, struct file *file,
 			return folio;
 		if (fatal_signal_pending(current))
 			return ERR_PTR(-EINTR);
-		folio = get_run_folio(buf, file, run, index);
+		folio = get_run_folio(buf, file, run, index, true);
 		if (IS_ERR(folio))
 			return folio;
 		stays = folio_is_longterm_pinnable(folio);
@@ -178,7 +191,7 @@ static int add_run(struct memfd_dmabuf *buf, struct file *file,
 		if (set->pinned)
 			folio = try_pin_run_folio(buf, file, run, index, set);
 		else
-			folio = get_run_folio(buf, file, run, index);
+			folio = get_run_folio(buf, file, run, index, false);
 		if (IS_ERR(folio))
 			return PTR_ERR(folio);
 		if (!set->pinned)
@@ -317,7 +330,8 @@ static long wait_for_discards(struct memfd_dmabuf_devices *d,
  *
  * A pin and a discard must not cross, see is_strict(): a pin waits for discards
  * under way, and gives way to one that begins. The next one waits for it then.
- * Whoever changes a hugetlbfs file that has a hole here is waited for as well.
+ * Whoever changes a hugetlbfs file that has a hole here is waited for as well, but
+ * for a discard that waits: it lets the hole be filled.
  *
  * Context: Process context, dma_resv is held. May sleep.
  * Return: The pages, with one user; -EFAULT at a hole that is not to be filled or
@@ -346,7 +360,6 @@ struct memfd_dmabuf_pages *memfd_dmabuf_get_pages(struct memfd_dmabuf *buf,
 		set = ERR_PTR(left < 0 ? -EINTR : -EBUSY);
 		if (left <= 0)
 			break;
-		WRITE_ONCE(d->starved, pin && again);
 		set = try_get_pages(buf, pin, nr_begun);
 		if (set != ERR_PTR(-EAGAIN))
 			break;
@@ -356,14 +369,9 @@ struct memfd_dmabuf_pages *memfd_dmabuf_get_pages(struct memfd_dmabuf *buf,
 		else if (time_after_eq(jiffies, until))
 			break;
 		again = true;
-		if (pin && READ_ONCE(d->nr_begun) != nr_begun) {
-			WRITE_ONCE(d->starved, true);
-			continue;
-		}
-		/* Who has the file's i_rwsem must not wait for us. */
-		WRITE_ONCE(d->starved, false);
-		wake_up_all(&d->wait);
-		usleep_range(50, 100);
+		WRITE_ONCE(d->starved, pin);
+		if (!pin || READ_ONCE(d->nr_begun) == nr_begun)
+			usleep_range(50, 100);
 	}
 	if (d->starved) {
 		WRITE_ONCE(d->starved, false);

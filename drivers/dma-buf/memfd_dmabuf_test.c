@@ -1363,6 +1363,7 @@ static void info_test(struct kunit *test)
 		failed += !!memfd_dmabuf_get_info(dmabuf, &info, true);
 		wrong += info.stale_pages > info.pinned_pages;
 		wrong += info.pinned_pages && info.pinned_pages != 64;
+		cond_resched();
 	}
 	kthread_stop_put(task);
 	KUNIT_EXPECT_EQ(test, 0, pinner.ret);

@@ -14,7 +14,7 @@
 
 #define CGROUP		"/sys/fs/cgroup/"
 #define CHARGED_NAME	"/memfd_dmabuf.rmap"
-#define CHARGED		CGROUP CHARGED_NAME
+#define CHARGED		"/sys/fs/cgroup/memfd_dmabuf.rmap"
 #define THP_DIR		"/sys/kernel/mm/transparent_hugepage/"
 #define LRU_GEN		"/sys/kernel/mm/lru_gen"
 #define IDLE		"/sys/kernel/mm/page_idle/bitmap"
@@ -567,7 +567,7 @@ TEST_F_TIMEOUT(rmap, migrate_while_vmas_change, LONG)
 		    -1, 0);
 	ASSERT_NE(MAP_FAILED, room);
 	munmap(room, v->size + PAGE);
-	for (round = 0; round < 20 || time(NULL) < end || PEEK(&mover.rounds) < 5;
+	for (round = 0; round < 10 || time(NULL) < end || PEEK(&mover.rounds) < 5;
 	     round++)
 		wrong += change_vmas(v, room, round);
 	POKE(&mover.stop, true);
@@ -604,7 +604,7 @@ TEST_F_TIMEOUT(rmap, unmap_while_folios_go, LONG)
 	view_unmap(v);
 	map = map_all(v, &fd);
 	ASSERT_NE(MAP_FAILED, map);
-	for (unsigned int round = 0; round < 20 || time(NULL) < end; round++) {
+	for (unsigned int round = 0; round < 12 || time(NULL) < end; round++) {
 		pid_t pids[2];
 
 		for (unsigned int i = 0; i < 2; i++) {
