@@ -1040,6 +1040,9 @@ def main():
     pattern = sys.argv[1] if len(sys.argv) > 1 else ''
     chosen = [(name, function) for name, function in TESTS
               if re.search(pattern, f'tool_test:{name}')]
+    if len(sys.argv) > 3:
+        part, parts = map(int, sys.argv[2:4])
+        chosen = chosen[part - 1::parts]
     print('TAP version 13')
     if os.geteuid() or not os.path.exists('/dev/memfd_dmabuf'):
         print('1..0 # SKIP this takes root and /dev/memfd_dmabuf')
