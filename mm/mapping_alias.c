@@ -274,7 +274,9 @@ int __mapping_alias_discard_begin(struct address_space *mapping, loff_t start,
 		source = walk.source;
 		ops = source->aliases->ops;
 		if (list_empty(&source->discards) && ops->get && ops->get(source)) {
-			WRITE_ONCE(source->untold, false);
+			/* Not while some are still being added. */
+			if (smp_load_acquire(&source->aliases->nr_groups))
+				WRITE_ONCE(source->untold, false);
 			list_add_tail(&source->discards, &root->discards);
 		}
 	}

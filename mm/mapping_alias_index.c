@@ -184,9 +184,9 @@ static int alias_make_groups(struct mapping_aliases *aliases, u32 max)
 			if (alias->source != source) {
 				source = alias->source;
 				memset(end, 0, sizeof(end));
-				last = 0;
 			}
 			first = i;
+			last = 0;
 			cond_resched();
 			if (fatal_signal_pending(current))
 				return -EINTR;
@@ -246,7 +246,8 @@ static u32 alias_change(struct mapping_aliases *aliases, u32 nr, bool add)
  *
  * Context: Process context, may sleep. Not from an operation.
  * Return: 0; -EINVAL if a page is there more than MAPPING_ALIAS_REPEATS times,
- * -ENOMEM, or -EINTR if the process is being killed. Then there are none.
+ * -ENOMEM, or -EINTR if the process is being killed. After -EINTR some may be there,
+ * and kept by a discard: mapping_aliases_remove() is still to be called.
  */
 int mapping_aliases_add(struct mapping_aliases *aliases)
 {
@@ -269,11 +270,13 @@ int mapping_aliases_add(struct mapping_aliases *aliases)
 	if (ret < 0)
 		goto out;
 	set_bit(AS_ALIASES, &aliases->mapping->flags);
-	aliases->nr_groups = alias_change(aliases, nr, true);
-	ret = aliases->nr_groups < nr ? -EINTR : 0;
+	ret = alias_change(aliases, nr, true);
+	/* From now on every discard is told: see __mapping_alias_discard_begin(). */
+	smp_store_release(&aliases->nr_groups, ret);
+	return ret < nr ? -EINTR : 0;
+
 out:
-	if (ret)
-		mapping_aliases_remove(aliases);
+	mapping_aliases_remove(aliases);
 	return ret;
 }
 

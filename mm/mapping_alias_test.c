@@ -251,6 +251,24 @@ static void random_test(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, mapping_aliased(file2->f_mapping));
 }
 
+/* One long alias makes one group long, and not those of what is within it. */
+static void long_alias_test(struct kunit *test)
+{
+	struct shower *s = new_shower(test, new_file(test), NULL, 1001);
+	unsigned int nr = 0;
+	u32 i;
+
+	show(s, 0, 0, 1 << 20);
+	for (i = 0; i < 1000; i++)
+		show(s, 0, i * 100, 1);
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&s->aliases));
+	for (i = 0; i < s->aliases.nr_groups; i++)
+		nr += s->aliases.groups[i].it.last >= (1 << 20) - 1;
+	KUNIT_EXPECT_EQ(test, 1, nr);
+	expect_found(test, s, 0, (1 << 20) - 1, (1 << 20) - 1);
+	expect_found(test, s, 0, 50000, 50000);
+}
+
 /* A page may be there so often and no more, however it is covered. */
 static void repeats_test(struct kunit *test)
 {
@@ -494,6 +512,7 @@ static void veto_test(struct kunit *test)
 static struct kunit_case mapping_alias_cases[] = {
 	KUNIT_CASE(overlap_test),
 	KUNIT_CASE(random_test),
+	KUNIT_CASE(long_alias_test),
 	KUNIT_CASE(repeats_test),
 	KUNIT_CASE(many_files_test),
 	KUNIT_CASE(removal_during_walk_test),

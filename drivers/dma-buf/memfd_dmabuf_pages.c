@@ -372,6 +372,10 @@ struct memfd_dmabuf_pages *memfd_dmabuf_get_pages(struct memfd_dmabuf *buf,
 		WRITE_ONCE(d->starved, pin);
 		if (!pin || READ_ONCE(d->nr_begun) == nr_begun)
 			usleep_range(50, 100);
+		if (fatal_signal_pending(current)) {
+			set = ERR_PTR(-EINTR);
+			break;
+		}
 	}
 	if (d->starved) {
 		WRITE_ONCE(d->starved, false);
