@@ -674,6 +674,28 @@ static void run_leave(void)
 	close(other);
 }
 
+/* Of pages that more and more buffers have, none of which anybody has mapped. */
+static void run_unmapped(void)
+{
+	static const unsigned long steps[] = { 0, 1, 64 };
+	int fd = new_file(2 * WORK), bufs[64];
+	char *map = map_at(fd, 0, WORK), *tail = map_at(fd, WORK, WORK);
+	struct source s = scattered(fd, 2 * WORK, 1);
+	unsigned long nr = 0;
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(steps); i++) {
+		for (; nr < steps[i]; nr++)
+			bufs[nr] = new_buffer(&s, OURS);
+		leave("unmapped", nr, fd, map, 0, tail, WORK);
+	}
+	while (nr)
+		close(bufs[--nr]);
+	munmap(map, WORK * PAGE);
+	munmap(tail, WORK * PAGE);
+	free_source(&s);
+	close(fd);
+}
+
 /* MADV_PAGEOUT leaves pages alone that are mapped twice, reclaim does not. */
 static void reclaim_all(const char *map, const char *cgroup)
 {
@@ -1034,6 +1056,7 @@ static const struct {
 	void (*run)(void);
 } cases[] = {
 	{ "leave", run_leave },
+	{ "unmapped", run_unmapped },
 	{ "scattered", run_scattered },
 	{ "contiguous", run_contiguous },
 	{ "sparse", run_sparse },
