@@ -25,7 +25,7 @@
 #include "internal.h"
 #include "mapping_alias.h"
 
-/* How long a discard waits for those who have been told of it. */
+/* How long a discard waits for all who are told of it, before and after. */
 #define DISCARD_WAIT HZ
 
 /* How many pages of a file are unmapped before somebody else gets the lock. */
@@ -261,6 +261,7 @@ int __mapping_alias_discard_begin(struct address_space *mapping, loff_t start,
 	const struct mapping_alias_ops *ops;
 	struct mapping_alias_source *source;
 	struct alias_walk walk;
+	unsigned long until;
 	bool shown = false;
 	int error = 0;
 
@@ -282,10 +283,11 @@ int __mapping_alias_discard_begin(struct address_space *mapping, loff_t start,
 	}
 	up_read(&root->lock);
 
+	until = jiffies + DISCARD_WAIT;
 	list_for_each_entry(source, &root->discards, discards) {
 		ops = source->aliases->ops;
 		if (ops->discard_begin)
-			error = ops->discard_begin(source);
+			error = ops->discard_begin(source, until);
 		if (error)
 			break;
 	}
@@ -321,7 +323,6 @@ void __mapping_alias_discard_end(struct address_space *mapping, loff_t start,
 			ops->discard_end(source, DIV_ROUND_UP_ULL(start, PAGE_SIZE),
 					 (end >> PAGE_SHIFT) - 1);
 	}
-	/* Together they may not take longer than one of them. */
 	until = jiffies + DISCARD_WAIT;
 	list_for_each_entry(source, &root->discards, discards) {
 		ops = source->aliases->ops;

@@ -56,7 +56,8 @@ static void test_put(struct mapping_alias_source *source)
 	to_shower(source)->users--;
 }
 
-static int test_discard_begin(struct mapping_alias_source *source)
+static int test_discard_begin(struct mapping_alias_source *source,
+			      unsigned long until)
 {
 	struct shower *s = to_shower(source);
 

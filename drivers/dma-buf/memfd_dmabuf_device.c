@@ -114,23 +114,24 @@ static bool memfd_dmabuf_get(struct mapping_alias_source *source)
 	return lockref_get_not_zero(&to_backing(source)->buf->dentry->d_lockref);
 }
 
-static int memfd_dmabuf_discard_begin(struct mapping_alias_source *source)
+static int memfd_dmabuf_discard_begin(struct mapping_alias_source *source,
+				      unsigned long until)
 {
 	struct memfd_dmabuf_file *backing = to_backing(source);
 	struct memfd_dmabuf *buf = backing->buf;
 	struct memfd_dmabuf_devices *d = to_devices(buf);
-	long left = 1;
+	long left = max((long)(until - jiffies), 0);
 	int ret = 0;
 
 	if (!is_strict(backing))
 		goto out;
 	/* It cannot be held up for longer, and not again and again. */
-	if (READ_ONCE(d->starved) && !READ_ONCE(d->slow)) {
+	if (left && READ_ONCE(d->starved) && !READ_ONCE(d->slow)) {
 		/* Meanwhile holes may be filled, under our i_rwsem. */
 		WRITE_ONCE(backing->parked, true);
 		left = wait_event_killable_timeout(d->wait,
 						   !READ_ONCE(d->starved),
-						   MEMFD_DMABUF_WAIT);
+						   left);
 		if (!left)
 			WRITE_ONCE(d->slow, true);
 	}

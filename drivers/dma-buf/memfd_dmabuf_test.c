@@ -34,7 +34,7 @@
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
 
-#include "memfd_dmabuf.h"
+#include "memfd_dmabuf_device.h"
 
 #define MAX_PIECES 4
 #define TIMEOUT (20 * HZ)
@@ -976,6 +976,29 @@ static void starved_pin_test(struct kunit *test)
 	kthread_stop_put(task);
 	KUNIT_EXPECT_EQ(test, 0, wrong);
 	KUNIT_EXPECT_NE(test, 0, discarder.rounds);
+	expect_unused(test, file);
+}
+
+/* However many buffers have somebody who wants a pin, they share a second. */
+static void starved_pins_test(struct kunit *test)
+{
+	struct file *file = new_file(test, 1);
+	struct memfd_dmabuf_devices *d[8];
+	unsigned long from, took;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(d); i++) {
+		d[i] = to_devices(new_simple_buffer(test, MEMFD_DMABUF_DENY_DISCARD,
+						    file, 1)->priv);
+		WRITE_ONCE(d[i]->starved, true);
+	}
+	from = jiffies;
+	KUNIT_EXPECT_EQ(test, 0, punch(file, 0, 1));
+	took = jiffies - from;
+	KUNIT_EXPECT_LE(test, HZ, took);
+	KUNIT_EXPECT_GT(test, ARRAY_SIZE(d) / 2 * HZ, took);
+	for (i = 0; i < ARRAY_SIZE(d); i++)
+		WRITE_ONCE(d[i]->starved, false);
 	expect_unused(test, file);
 }
 
@@ -2379,6 +2402,7 @@ static struct kunit_case memfd_dmabuf_cases[] = {
 	KUNIT_CASE(late_fence_test),
 	KUNIT_CASE_SLOW(pin_during_discard_test),
 	KUNIT_CASE(starved_pin_test),
+	KUNIT_CASE_SLOW(starved_pins_test),
 	KUNIT_CASE(interrupted_wait_test),
 	KUNIT_CASE(interrupted_lock_test),
 	KUNIT_CASE_SLOW(bounded_wait_test),

@@ -32,11 +32,12 @@ struct rmap_walk_control;
  * @put: they need not be kept any more; may remove them
  * @discard_begin: pages that have aliases, there or not, are about to be thrown away
  *	by truncate or hole punch. Nothing has changed yet, and nothing will if
- *	somebody returns an error, for the system call.
+ *	somebody returns an error, for the system call. May wait for those who use
+ *	them, not after @until, in jiffies: all share the time.
  * @discard_end: they have been thrown away, and others from @first to @last; not
  *	called after an error
  * @discard_wait: all have had @discard_end; let those finish who still have the
- *	pages. Not after @until, in jiffies: all share the time.
+ *	pages, with @until as before
  *
  * All are optional. Only @put may add or remove aliases. All but @moving and @get
  * run in process context under the file's i_rwsem, and may sleep.
@@ -45,7 +46,8 @@ struct mapping_alias_ops {
 	void (*moving)(struct mapping_alias_source *source);
 	bool (*get)(struct mapping_alias_source *source);
 	void (*put)(struct mapping_alias_source *source);
-	int (*discard_begin)(struct mapping_alias_source *source);
+	int (*discard_begin)(struct mapping_alias_source *source,
+			     unsigned long until);
 	void (*discard_end)(struct mapping_alias_source *source, pgoff_t first,
 			    pgoff_t last);
 	void (*discard_wait)(struct mapping_alias_source *source,
