@@ -19,10 +19,10 @@ export KSRC MM_COUNT
 build := $(abspath $(BUILD))
 selftests := tools/testing/selftests/memfd_dmabuf/config
 fragments-debug := configs/vm.config $(selftests) configs/debug.config
-fragments-dropin := configs/vm.config $(selftests) configs/dropin.config
+fragments-dropin := configs/vm.config $(selftests) configs/dropin.config configs/qemu.config
 fragments-bench := configs/vm.config $(selftests) configs/udmabuf.config
 fragments-kcsan := configs/vm.config $(selftests) configs/udmabuf.config configs/kcsan.config
-fragments-stock := configs/vm.config configs/udmabuf.config
+fragments-stock := configs/vm.config configs/udmabuf.config configs/qemu.config
 
 # Build what the selected tests need, and run them.
 run-tests = needs=$$(scripts/run-tests --needs $(build) '$(T)') && \
