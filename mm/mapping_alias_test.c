@@ -7,6 +7,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/kthread.h>
+#include <linux/sched/signal.h>
 
 /* A list of aliases, of one file or two, that a dummy file's mapping shows. */
 struct shower {
@@ -510,6 +511,113 @@ static void veto_test(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, s[2]->nr_ends);
 }
 
+/* Somebody who adds aliases, while a walk of another list holds him up. */
+struct adder {
+	struct shower *s;
+	int ret;
+	struct task_struct *task, *walker;
+	struct completion entered, go_on, done;
+};
+
+static int add_thread(void *data)
+{
+	struct adder *adder = data;
+
+	allow_signal(SIGKILL);
+	adder->ret = mapping_aliases_add(&adder->s->aliases);
+	flush_signals(current);
+	complete(&adder->done);
+	return 0;
+}
+
+static struct task_struct *start(struct kunit *test, int (*fn)(void *data),
+				 void *data)
+{
+	struct task_struct *task = kthread_create(fn, data, "kunit");
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+	get_task_struct(task);
+	wake_up_process(task);
+	return task;
+}
+
+/* He waits before he adds the first page of @file. */
+static void start_adder(struct kunit *test, struct adder *adder,
+			struct shower *s, struct file *file)
+{
+	struct shower *other = new_shower(test, file, NULL, 1);
+	struct mapping_alias_root *root = other->sources[0].root;
+
+	*adder = (struct adder) { .s = s };
+	init_completion(&adder->entered);
+	init_completion(&adder->go_on);
+	init_completion(&adder->done);
+	show(other, 0, 8, 1);
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&other->aliases));
+	other->entered = &adder->entered;
+	other->go_on = &adder->go_on;
+	adder->walker = start(test, unmap_thread, root);
+	wait_for_completion(&adder->entered);
+	other->entered = NULL;
+	adder->task = start(test, add_thread, adder);
+	while (!rwsem_is_contended(&root->lock))
+		schedule_timeout_uninterruptible(1);
+}
+
+static void join_adder(struct adder *adder)
+{
+	complete(&adder->go_on);
+	wait_for_completion(&adder->done);
+	kthread_stop_put(adder->walker);
+	kthread_stop_put(adder->task);
+}
+
+/* Who is killed while he adds may have added some: they can be removed. */
+static void killed_test(struct kunit *test)
+{
+	struct file *file = new_file(test);
+	struct shower *s = new_shower(test, file, new_file(test), 2);
+	struct adder adder;
+
+	show(s, 0, 0, 1);
+	show(s, 1, 0, 1);
+	start_adder(test, &adder, s, file);
+	send_sig(SIGKILL, adder.task, 1);
+	join_adder(&adder);
+	KUNIT_EXPECT_EQ(test, -EINTR, adder.ret);
+	KUNIT_EXPECT_EQ(test, 1, s->aliases.nr_groups);
+	KUNIT_EXPECT_FALSE(test, mapping_aliased(s->sources[1].mapping));
+	KUNIT_EXPECT_EQ(test, 0, discard(file->f_mapping, 0, PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 1, s->nr_ends);
+	mapping_aliases_remove(&s->aliases);
+	KUNIT_EXPECT_EQ(test, 0, discard(file->f_mapping, 0, PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 1, s->nr_ends);
+}
+
+/* A discard that finds only some of the aliases has not told of itself. */
+static void discard_while_added_test(struct kunit *test)
+{
+	struct file *file = new_file(test), *other = new_file(test);
+	struct shower *s = new_shower(test, file, other, 2);
+	struct inode *inode = file_inode(file);
+	struct adder adder;
+
+	show(s, 0, 0, 1);
+	show(s, 1, 0, 1);
+	s->veto = -EBUSY;
+	start_adder(test, &adder, s, other);
+	KUNIT_EXPECT_EQ(test, -EBUSY, discard(file->f_mapping, 0, PAGE_SIZE));
+	inode_lock(inode);
+	join_adder(&adder);
+	KUNIT_EXPECT_EQ(test, 0, adder.ret);
+	KUNIT_EXPECT_TRUE(test, mapping_alias_untold(&s->sources[0]));
+	inode_unlock(inode);
+	KUNIT_EXPECT_FALSE(test, mapping_alias_untold(&s->sources[0]));
+	inode_lock(inode);
+	KUNIT_EXPECT_FALSE(test, mapping_alias_untold(&s->sources[0]));
+	inode_unlock(inode);
+}
+
 static struct kunit_case mapping_alias_cases[] = {
 	KUNIT_CASE(overlap_test),
 	KUNIT_CASE(random_test),
@@ -522,6 +630,8 @@ static struct kunit_case mapping_alias_cases[] = {
 	KUNIT_CASE(untold_test),
 	KUNIT_CASE(discard_test),
 	KUNIT_CASE(veto_test),
+	KUNIT_CASE(killed_test),
+	KUNIT_CASE(discard_while_added_test),
 	{}
 };
 

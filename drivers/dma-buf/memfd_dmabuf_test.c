@@ -927,6 +927,44 @@ static void pin_during_discard_test(struct kunit *test)
 	}
 }
 
+static int killed_pin_thread(void *data)
+{
+	int ret;
+
+	allow_signal(SIGKILL);
+	send_sig(SIGKILL, current, 1);
+	ret = pin_once_thread(data);
+	flush_signals(current);
+	return ret;
+}
+
+/* Whoever is killed waits for nobody. */
+static void killed_pin_test(struct kunit *test)
+{
+	struct file *file = new_file(test, 1);
+	struct dma_buf *dmabuf = new_simple_buffer(test, MEMFD_DMABUF_DENY_DISCARD,
+						   file, 1);
+	struct memfd_dmabuf_devices *d = to_devices(dmabuf->priv);
+	struct pinning pinning = {
+		.imp = new_dynamic(test, dmabuf),
+		.done = COMPLETION_INITIALIZER_ONSTACK(pinning.done),
+	};
+	struct task_struct *task;
+
+	atomic_inc(&d->nr_discarding);
+	task = kthread_create(killed_pin_thread, &pinning, "pinner");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+	get_task_struct(task);
+	wake_up_process(task);
+	wait_for_completion(&pinning.done);
+	kthread_stop_put(task);
+	atomic_dec(&d->nr_discarding);
+	KUNIT_EXPECT_EQ(test, -EINTR, pinning.ret);
+	KUNIT_EXPECT_EQ(test, 0, pin(pinning.imp));
+	unpin(pinning.imp);
+	expect_unused(test, file);
+}
+
 /* Somebody who punches out the first page again and again. */
 struct discarder {
 	struct file *file;
@@ -2401,6 +2439,7 @@ static struct kunit_case memfd_dmabuf_cases[] = {
 	KUNIT_CASE(migration_test),
 	KUNIT_CASE(late_fence_test),
 	KUNIT_CASE_SLOW(pin_during_discard_test),
+	KUNIT_CASE(killed_pin_test),
 	KUNIT_CASE(starved_pin_test),
 	KUNIT_CASE_SLOW(starved_pins_test),
 	KUNIT_CASE(interrupted_wait_test),
