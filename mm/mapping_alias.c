@@ -111,8 +111,8 @@ void mapping_alias_rmap_walk(struct folio *folio, struct address_space *mapping,
 {
 	const pgoff_t last = folio_next_index(folio) - 1;
 	struct mapping_alias_root *root = *alias_root(mapping);
-	struct mapping_alias_source *source;
 	struct alias_walk walk;
+	bool near;
 
 	if (!down_read_trylock(&root->lock)) {
 		if (rwc->try_lock) {
@@ -125,6 +125,8 @@ void mapping_alias_rmap_walk(struct folio *folio, struct address_space *mapping,
 	if (folio_test_hugetlb(folio))
 		more = false;
 	alias_walk_start(&walk, root, folio->index, last);
+	near = walk.it;
+	walk.mapped = true;
 	while (more && alias_walk_next(&walk)) {
 		struct rmap_part part = {
 			.pgoff = walk.pgoff,
@@ -132,13 +134,11 @@ void mapping_alias_rmap_walk(struct folio *folio, struct address_space *mapping,
 			.nr = walk.nr,
 		};
 
-		source = walk.source;
-		if (READ_ONCE(source->aliases->mapped))
-			more = rmap_walk_alias(folio, source->aliases->mapping,
-					       part, rwc);
+		more = rmap_walk_alias(folio, walk.source->aliases->mapping, part,
+				       rwc);
 	}
 	/* It stays where a vma keeps it, so nobody else has to let it go. */
-	if (rwc->moving && !folio_mapped(folio)) {
+	if (near && rwc->moving && !folio_mapped(folio)) {
 		alias_walk_start(&walk, root, folio->index, last);
 		while (alias_walk_next(&walk))
 			alias_moving(walk.source);
