@@ -1260,49 +1260,39 @@ static int import_fb(int card, int buf)
 	return fb;
 }
 
-/* How many framebuffers of that number, or with 0 of any, are in use yet? */
-static int count_fbs(int card, uint32_t fb)
+/* Framebuffers have no properties; who asks for them has to know it. */
+static bool is_fb(int card, uint32_t fb)
 {
-	char path[64], line[128], name[32] = "framebuffer[";
-	struct stat st;
-	int nr = 0;
-	FILE *f;
+	struct drm_mode_obj_get_properties get = {
+		.obj_id = fb,
+		.obj_type = DRM_MODE_OBJECT_FB,
+	};
 
-	fstat(card, &st);
-	snprintf(path, sizeof(path), "/sys/kernel/debug/dri/%u/framebuffer",
-		 minor(st.st_rdev));
-	if (fb)
-		snprintf(name, sizeof(name), "framebuffer[%u]:", fb);
-	f = fopen(path, "re");
-	if (!f)
-		return -1;
-	while (fgets(line, sizeof(line), f))
-		nr += !strncmp(line, name, strlen(name));
-	fclose(f);
-	return nr;
+	return !ioctl(card, DRM_IOCTL_MODE_OBJ_GETPROPERTIES, &get) ||
+	       errno != ENOENT;
 }
 
-/*
- * What has been written back is released by a worker. Do not look all the time:
- * drm_gem_fb_destroy() frees what the list still names and shows, for a moment.
- */
-static bool wait_for_fbs(int card, uint32_t fb, int nr)
+/* What has been written back is released by a worker. */
+static bool remove_fb(int card, uint32_t fb)
 {
 	long deadline = now_ms() + LONG_MS;
 
-	do {
-		usleep(50000);
-		if (count_fbs(card, fb) == nr)
-			return true;
-	} while (now_ms() < deadline);
-	return false;
+	if (ioctl(card, DRM_IOCTL_MODE_RMFB, &fb))
+		return false;
+	while (is_fb(card, fb) && now_ms() < deadline)
+		usleep(1000);
+	return !is_fb(card, fb);
 }
 
-static bool remove_fb(int card, uint32_t fb)
-{
-	return !ioctl(card, DRM_IOCTL_MODE_RMFB, &fb) &&
-	       wait_for_fbs(card, fb, 0);
-}
+/* The buffer of such a framebuffer is let go of right after it. */
+#define EXPECT_RELEASED(ram) do {					\
+	long _deadline = now_ms() + LONG_MS;				\
+									\
+	while (info(_metadata, ram).pinned_pages &&			\
+	       now_ms() < _deadline)					\
+		usleep(1000);						\
+	EXPECT_EQ(0, info(_metadata, ram).pinned_pages);		\
+} while (0)
 
 struct request {
 	uint32_t objs[3];
@@ -1457,7 +1447,7 @@ FIXTURE_TEARDOWN(vkms)
 	ASSERT_LE(0, _fence);						\
 	EXPECT_TRUE(finished(_fence));					\
 	ASSERT_TRUE(remove_fb(self->kms.card, _target));		\
-	EXPECT_EQ(0, info(_metadata, &self->target).pinned_pages);	\
+	EXPECT_RELEASED(&self->target);					\
 } while (0)
 
 /* What has been shown: these pages of these versions, and others of others. */
@@ -1675,6 +1665,7 @@ TEST_F(vkms, implicit_fence)
 	ASSERT_TRUE(finished(out));
 	EXPECT_SHOWN(0, 0, 1, 2);
 	ASSERT_TRUE(remove_fb(self->kms.card, target));
+	EXPECT_RELEASED(&self->target);
 	close(fence);
 	close(timeline);
 }
@@ -1682,7 +1673,7 @@ TEST_F(vkms, implicit_fence)
 /* Nobody closes anything, and the screen is on. */
 TEST_F(vkms, exit)
 {
-	int nr = count_fbs(self->kms.card, 0), status;
+	int status;
 	pid_t pid;
 
 	/* who comes first is the master */
@@ -1707,7 +1698,8 @@ TEST_F(vkms, exit)
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
 	self->kms.card = OPEN_CARD("vkms");
-	ASSERT_TRUE(wait_for_fbs(self->kms.card, 0, nr));
+	EXPECT_RELEASED(&self->ram);
+	EXPECT_RELEASED(&self->target);
 	EXPECT_PINNED(0);
 	EXPECT_ALL_SHOWN(1);
 }

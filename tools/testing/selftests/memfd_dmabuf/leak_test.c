@@ -63,6 +63,8 @@ FIXTURE_SETUP(leak)
 
 	self->dev = open_device();
 	ASSERT_LE(0, self->dev);
+	/* khugepaged would fill holes, and collapses what has large folios */
+	ASSERT_EQ(0, write_file(THP_DIR "enabled", "never"));
 	ASSERT_EQ(0, write_file(THP_DIR "shmem_enabled",
 				variant->shmem_enabled));
 	if (variant->mthp) {
@@ -95,6 +97,7 @@ FIXTURE_SETUP(leak)
 
 FIXTURE_TEARDOWN(leak)
 {
+	write_file(THP_DIR "enabled", "madvise");
 	munmap(self->file, FILE_PAGES * PAGE);
 	close(self->memfd);
 	close(self->dev);

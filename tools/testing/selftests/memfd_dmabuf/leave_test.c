@@ -463,19 +463,27 @@ static const char *env_driver(const struct env *e)
 	return e->pins ? "udmabuf" : "memfd_dmabuf as udmabuf";
 }
 
-/* The buffer, and all its pages mapped here and there. */
-static void env_buffer(struct __test_metadata *_metadata, struct env *e)
+/* Are the buffer's pages as large as they are to be? */
+static bool has_kind(struct env *e)
 {
 	int flag = e->kind == THP ? KPF_THP : KPF_HUGE;
 
+	for (unsigned int i = 0; i < e->nr; i++) {
+		PEEK(in_file(e, i));
+		if (pfn_has(PM_PFN(pagemap_entry(in_file(e, i))), flag) !=
+		    (e->kind != SMALL))
+			return false;
+	}
+	return true;
+}
+
+/* The buffer, and all its pages mapped here and there. */
+static void env_buffer(struct __test_metadata *_metadata, struct env *e)
+{
 	expect_bus();
 	env_fill(e, 1);
 	/* or else the test is not about what it says */
-	for (unsigned int i = 0; i < e->nr; i++) {
-		ASSERT_EQ(e->kind != SMALL,
-			  pfn_has(PM_PFN(pagemap_entry(in_file(e, i))), flag))
-			TH_LOG("huge pages are not what they should be");
-	}
+	ASSERT_TRUE(has_kind(e)) TH_LOG("pages are not as large as they should be");
 	e->buf = env_create(e);
 	ASSERT_LE(0, e->buf);
 	e->map = mmap(NULL, e->nr * PAGE, PROT_READ |
@@ -1146,14 +1154,36 @@ static void find_cma(char *area, size_t size, unsigned long *first,
 	closedir(dir);
 }
 
+/* How many pages of the zone with a page are free, and not of CMA. */
+static long free_beside_cma(unsigned long pfn)
+{
+	unsigned long spanned = 0, start;
+	long free = 0, cma = 0, found = -1;
+	FILE *f = fopen("/proc/zoneinfo", "re");
+	char line[256];
+
+	while (f && fgets(line, sizeof(line), f)) {
+		sscanf(line, " pages free %ld", &free);
+		sscanf(line, " spanned %lu", &spanned);
+		sscanf(line, " nr_free_cma %ld", &cma);
+		if (sscanf(line, " start_pfn: %lu", &start) == 1 &&
+		    pfn - start < spanned)
+			found = free - cma;
+	}
+	if (f)
+		fclose(f);
+	return found;
+}
+
 /*
- * Movable pages come from CMA as soon as more than half of what is free is CMA:
- * let the pool of huge pages take the rest, until a file has much from CMA.
+ * Movable pages come from CMA as soon as more than half of what is free in a zone
+ * is CMA: let the pool of huge pages take the rest, but for what the kernel needs
+ * itself, until a file has much from CMA.
  * What is allocated on the way stays so till then, or it would be found again.
  */
 FIXTURE_SETUP(cma)
 {
-	enum { TRIES = 64, STEP = 32, HOLD = 4 << 20 };
+	enum { TRIES = 64, REST = 96 << 8, HOLD = 4 << 20 };
 	struct env *e = &self->env;
 	struct { int fd; char *hold; } tried[TRIES];
 	unsigned int tries = 0, found = 0;
@@ -1167,13 +1197,18 @@ FIXTURE_SETUP(cma)
 	node = node_has_block(1, block);
 	env_begin(_metadata, e, variant->kind);
 	for (;;) {
+		long rest = free_beside_cma(self->first);
 		char *hold;
 
+		ASSERT_LE(0, rest);
+		rest = rest > REST ? (rest - REST) / HUGE : 0;
+		if (!tries && rest < HUGE_FILES)
+			rest = HUGE_FILES;
 		write_number(node_pool(node),
-			     read_number(node_pool(node), 10) + STEP);
+			     read_number(node_pool(node), 10) + rest);
 		env_file(_metadata, e, node);
 		found = count_in_pfns(e, self->first, self->nr);
-		if (found >= e->nr / 4 || tries == TRIES)
+		if ((found >= e->nr / 4 && has_kind(e)) || tries == TRIES)
 			break;
 		munmap(e->file, e->nr_file * PAGE);
 		ASSERT_EQ(0, use_node(node));
