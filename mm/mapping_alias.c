@@ -112,7 +112,6 @@ void mapping_alias_rmap_walk(struct folio *folio, struct address_space *mapping,
 	const pgoff_t last = folio_next_index(folio) - 1;
 	struct mapping_alias_root *root = *alias_root(mapping);
 	struct alias_walk walk;
-	bool near;
 
 	if (!down_read_trylock(&root->lock)) {
 		if (rwc->try_lock) {
@@ -121,12 +120,12 @@ void mapping_alias_rmap_walk(struct folio *folio, struct address_space *mapping,
 		}
 		down_read(&root->lock);
 	}
+	alias_walk_start(&walk, root, folio->index, last);
+	if (!walk.it)
+		goto unlock;
 	/* Only a hugetlb vma may count them: they have ways of their own. */
 	if (folio_test_hugetlb(folio))
 		more = false;
-	alias_walk_start(&walk, root, folio->index, last);
-	near = walk.it;
-	walk.mapped = true;
 	while (more && alias_walk_next(&walk)) {
 		struct rmap_part part = {
 			.pgoff = walk.pgoff,
@@ -138,31 +137,29 @@ void mapping_alias_rmap_walk(struct folio *folio, struct address_space *mapping,
 				       rwc);
 	}
 	/* It stays where a vma keeps it, so nobody else has to let it go. */
-	if (near && rwc->moving && !folio_mapped(folio)) {
+	if (rwc->moving && !folio_mapped(folio)) {
 		alias_walk_start(&walk, root, folio->index, last);
 		while (alias_walk_next(&walk))
 			alias_moving(walk.source);
 	}
+unlock:
 	up_read(&root->lock);
 }
 
 static void alias_unmap(struct mapping_alias_root *root, pgoff_t first,
 			pgoff_t last, struct folio *folio)
 {
-	struct mapping_aliases *aliases;
+	struct address_space *mapping;
 	struct alias_walk walk;
 
 	alias_walk_start(&walk, root, first, last);
 	while (alias_walk_next(&walk)) {
-		aliases = walk.source->aliases;
-		if (!READ_ONCE(aliases->mapped))
-			;
-		else if (folio)
-			unmap_mapping_part(aliases->mapping, walk.pgoff,
+		mapping = walk.source->aliases->mapping;
+		if (folio)
+			unmap_mapping_part(mapping, walk.pgoff,
 					   walk.pgoff + walk.nr - 1, folio);
 		else
-			unmap_mapping_pages(aliases->mapping, walk.pgoff,
-					    walk.nr, true);
+			unmap_mapping_pages(mapping, walk.pgoff, walk.nr, true);
 		alias_moving(walk.source);
 	}
 }
@@ -270,6 +267,7 @@ int __mapping_alias_discard_begin(struct address_space *mapping, loff_t start,
 		return 0;
 	down_read(&root->lock);
 	alias_walk_start(&walk, root, first, last);
+	walk.all = true;
 	while (alias_walk_next(&walk)) {
 		shown = true;
 		source = walk.source;
@@ -317,6 +315,8 @@ void __mapping_alias_discard_end(struct address_space *mapping, loff_t start,
 	unsigned long until;
 
 	lockdep_assert_held_write(&mapping->host->i_rwsem);
+	if (list_empty(&root->discards))
+		return;
 	list_for_each_entry(source, &root->discards, discards) {
 		ops = source->aliases->ops;
 		if (ops->discard_end)

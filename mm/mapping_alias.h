@@ -47,7 +47,7 @@ struct mapping_alias_group {
  * struct alias_walk - a walk over aliases
  * @first: first page cache index that it looks for
  * @last: the last one
- * @mapped: only where somebody has mapped what shows it
+ * @all: those in lists that nobody uses as well
  * @it: the group that it is in
  * @next: the alias of that group to look at next
  * @source: what has been found: whose alias it is,
@@ -57,7 +57,7 @@ struct mapping_alias_group {
  */
 struct alias_walk {
 	pgoff_t first, last;
-	bool mapped;
+	bool all;
 	struct interval_tree_node *it;
 	u32 next;
 	struct mapping_alias_source *source;

@@ -40,7 +40,7 @@ void alias_walk_start(struct alias_walk *walk, struct mapping_alias_root *root,
 	lockdep_assert_held(&root->lock);
 	walk->first = first;
 	walk->last = last;
-	walk->mapped = false;
+	walk->all = false;
 	walk->it = interval_tree_iter_first(&root->tree, first, last);
 	walk->next = 0;
 }
@@ -59,7 +59,7 @@ bool alias_walk_next(struct alias_walk *walk)
 
 	for (; walk->it; cond_resched()) {
 		group = container_of(walk->it, struct mapping_alias_group, it);
-		if (walk->mapped && !READ_ONCE(group->source->aliases->mapped))
+		if (!walk->all && !READ_ONCE(group->source->aliases->used))
 			walk->next = group->nr;
 		while (walk->next < group->nr) {
 			alias = alias_in_order(group->source->aliases,

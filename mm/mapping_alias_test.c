@@ -120,6 +120,7 @@ static struct shower *new_shower(struct kunit *test, struct file *file,
 	KUNIT_ASSERT_NOT_NULL(test, s);
 	aliases = &s->aliases;
 	aliases->ops = &test_ops;
+	aliases->used = true;
 	aliases->mapping = new_file(test)->f_mapping;
 	aliases->list = kunit_kcalloc(test, nr + 1, sizeof(*aliases->list),
 				      GFP_KERNEL);
@@ -399,6 +400,37 @@ static void pieces_test(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, s->nr_moving, 6);
 }
 
+/* A discard, as the file's owner would do it. */
+static int discard(struct address_space *mapping, loff_t start, loff_t end)
+{
+	int ret;
+
+	inode_lock(mapping->host);
+	ret = mapping_alias_discard_begin(mapping, start, end);
+	if (!ret)
+		mapping_alias_discard_end(mapping, start, end);
+	inode_unlock(mapping->host);
+	return ret;
+}
+
+/* Nobody looks for pages in a list that nobody uses, but discards tell it. */
+static void unused_test(struct kunit *test)
+{
+	struct shower *s = new_shower(test, new_file(test), NULL, 1);
+	struct address_space *mapping = s->sources[0].mapping;
+
+	show(s, 0, 0, 1);
+	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&s->aliases));
+	s->aliases.used = false;
+	alias_unmap_range(s->sources[0].root, 0, 0);
+	KUNIT_EXPECT_EQ(test, 0, s->nr_moving);
+	KUNIT_EXPECT_EQ(test, 0, discard(mapping, 0, PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 1, s->nr_ends);
+	s->aliases.used = true;
+	alias_unmap_range(s->sources[0].root, 0, 0);
+	KUNIT_EXPECT_EQ(test, 1, s->nr_moving);
+}
+
 /* Other files have no place for a root. */
 static void other_file_test(struct kunit *test)
 {
@@ -436,19 +468,6 @@ static void untold_test(struct kunit *test)
 	inode_lock(inode);
 	KUNIT_EXPECT_FALSE(test, mapping_alias_untold(source));
 	inode_unlock(inode);
-}
-
-/* A discard, as the file's owner would do it. */
-static int discard(struct address_space *mapping, loff_t start, loff_t end)
-{
-	int ret;
-
-	inode_lock(mapping->host);
-	ret = mapping_alias_discard_begin(mapping, start, end);
-	if (!ret)
-		mapping_alias_discard_end(mapping, start, end);
-	inode_unlock(mapping->host);
-	return ret;
 }
 
 /* Who has whole pages of it is told once, and who has none is not. */
@@ -626,6 +645,7 @@ static struct kunit_case mapping_alias_cases[] = {
 	KUNIT_CASE(many_files_test),
 	KUNIT_CASE(removal_during_walk_test),
 	KUNIT_CASE(pieces_test),
+	KUNIT_CASE(unused_test),
 	KUNIT_CASE(other_file_test),
 	KUNIT_CASE(untold_test),
 	KUNIT_CASE(discard_test),

@@ -313,6 +313,8 @@ static void count_unpinned(struct memfd_dmabuf_devices *d)
 	list_for_each_entry(map, &d->maps, node)
 		nr += !is_pinned(map);
 	WRITE_ONCE(d->nr_unpinned, nr);
+	if (nr)
+		WRITE_ONCE(d->buf.aliases.used, true);
 }
 
 static int memfd_dmabuf_pin(struct dma_buf_attachment *attach)

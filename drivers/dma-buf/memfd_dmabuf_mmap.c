@@ -289,7 +289,7 @@ int memfd_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	 * making this one larger without asking us.
 	 */
 	vm_flags_mod(vma, more, vma->vm_flags & ~vm_flags);
-	WRITE_ONCE(buf->aliases.mapped, true);
+	WRITE_ONCE(buf->aliases.used, true);
 	vma->vm_ops = &memfd_dmabuf_vm_ops;
 	vma->vm_private_data = buf;
 	return 0;

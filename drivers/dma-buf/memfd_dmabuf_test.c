@@ -1271,6 +1271,7 @@ static void init_blocker(struct kunit *test, struct blocker *blocker,
 	init_completion(&blocker->leave);
 	xa_init(&blocker->aliases.sources);
 	blocker->aliases.ops = &blocker_ops;
+	blocker->aliases.used = true;
 	blocker->aliases.mapping = shows->f_mapping;
 	blocker->aliases.list = blocker->list;
 	blocker->aliases.nr = 1;

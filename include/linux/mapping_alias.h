@@ -78,7 +78,8 @@ struct mapping_alias {
  * @order: numbers of aliases, sorted by file and index
  * @groups: what is in the files' trees
  * @nr_groups: number of @groups
- * @mapped: @mapping has had a vma: set by the owner in ->mmap, before a page is mapped
+ * @used: @mapping has had a vma, or somebody pages that &mapping_alias_ops.moving is
+ *	for: set by the owner, in ->mmap and before he relies on being told
  *
  * The owner sets those up to @sources before mapping_aliases_add(); the others
  * begin as 0.
@@ -93,7 +94,7 @@ struct mapping_aliases {
 	u32 *order;
 	struct mapping_alias_group *groups;
 	u32 nr_groups;
-	bool mapped;
+	bool used;
 };
 
 /**
