@@ -579,7 +579,7 @@ static void start_adder(struct kunit *test, struct adder *adder,
 	wait_for_completion(&adder->entered);
 	other->entered = NULL;
 	adder->task = start(test, add_thread, adder);
-	while (!rwsem_is_contended(&root->lock))
+	while (!rwsem_is_contended(&root->lock) && !completion_done(&adder->done))
 		schedule_timeout_uninterruptible(1);
 }
 

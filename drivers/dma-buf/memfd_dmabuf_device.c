@@ -120,7 +120,7 @@ static int memfd_dmabuf_discard_begin(struct mapping_alias_source *source,
 	struct memfd_dmabuf_file *backing = to_backing(source);
 	struct memfd_dmabuf *buf = backing->buf;
 	struct memfd_dmabuf_devices *d = to_devices(buf);
-	long left = max((long)(until - jiffies), 0);
+	long left = max((long)(until - jiffies), 0), had = left;
 	int ret = 0;
 
 	if (!is_strict(backing))
@@ -132,7 +132,8 @@ static int memfd_dmabuf_discard_begin(struct mapping_alias_source *source,
 		left = wait_event_killable_timeout(d->wait,
 						   !READ_ONCE(d->starved),
 						   left);
-		if (!left)
+		/* Others may have had most of the time. */
+		if (!left && had > MEMFD_DMABUF_WAIT / 2)
 			WRITE_ONCE(d->slow, true);
 	}
 	mutex_lock(&d->pin_lock);
