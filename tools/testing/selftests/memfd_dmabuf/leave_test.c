@@ -467,11 +467,11 @@ static const char *env_driver(const struct env *e)
 static bool has_kind(struct env *e)
 {
 	int flag = e->kind == THP ? KPF_THP : KPF_HUGE;
+	bool large = e->kind != SMALL;
 
 	for (unsigned int i = 0; i < e->nr; i++) {
 		PEEK(in_file(e, i));
-		if (pfn_has(PM_PFN(pagemap_entry(in_file(e, i))), flag) !=
-		    (e->kind != SMALL))
+		if (pfn_has(PM_PFN(pagemap_entry(in_file(e, i))), flag) != large)
 			return false;
 	}
 	return true;
@@ -1157,17 +1157,20 @@ static void find_cma(char *area, size_t size, unsigned long *first,
 /* How many pages of the zone with a page are free, and not of CMA. */
 static long free_beside_cma(unsigned long pfn)
 {
-	unsigned long spanned = 0, start;
-	long free = 0, cma = 0, found = -1;
+	unsigned long spanned = 0;
+	long free = 0, cma = 0, found = -1, n;
 	FILE *f = fopen("/proc/zoneinfo", "re");
 	char line[256];
 
 	while (f && fgets(line, sizeof(line), f)) {
-		sscanf(line, " pages free %ld", &free);
-		sscanf(line, " spanned %lu", &spanned);
-		sscanf(line, " nr_free_cma %ld", &cma);
-		if (sscanf(line, " start_pfn: %lu", &start) == 1 &&
-		    pfn - start < spanned)
+		if (sscanf(line, " pages free %ld", &n) == 1)
+			free = n;
+		else if (sscanf(line, " spanned %ld", &n) == 1)
+			spanned = n;
+		else if (sscanf(line, " nr_free_cma %ld", &n) == 1)
+			cma = n;
+		else if (sscanf(line, " start_pfn: %ld", &n) == 1 &&
+			 pfn - n < spanned)
 			found = free - cma;
 	}
 	if (f)
