@@ -25,9 +25,9 @@ fragments-kcsan := configs/vm.config $(selftests) configs/udmabuf.config configs
 fragments-stock := configs/vm.config configs/udmabuf.config configs/qemu.config
 
 # Build what the selected tests need, and run them.
-run-tests = needs=$$(scripts/run-tests --needs $(build) '$(T)') && \
+run-tests = needs=$$(scripts/run-tests --needs $(build) '$(value T)') && \
 	$(MAKE) --no-print-directory $$needs && \
-	scripts/run-tests $(build) '$(T)'
+	scripts/run-tests $(build) '$(value T)'
 
 # ---------------------------------------------------------------------------
 help: ## print this list
