@@ -319,6 +319,18 @@ static void many_files_test(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, s[i]->nr_moving, i % 2 == 0);
 }
 
+/* For kthread_stop_put(). */
+static struct task_struct *start(struct kunit *test, int (*fn)(void *data),
+				 void *data)
+{
+	struct task_struct *task = kthread_create(fn, data, "kunit");
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+	get_task_struct(task);
+	wake_up_process(task);
+	return task;
+}
+
 static int unmap_thread(void *root)
 {
 	alias_unmap_range(root, 0, ULONG_MAX);
@@ -362,19 +374,13 @@ static void removal_during_walk_test(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&a->aliases));
 	KUNIT_ASSERT_EQ(test, 0, mapping_aliases_add(&b->aliases));
 
-	walker = kthread_create(unmap_thread, a->sources[0].root, "walker");
-	KUNIT_ASSERT_FALSE(test, IS_ERR(walker));
-	get_task_struct(walker);
-	wake_up_process(walker);
+	walker = start(test, unmap_thread, a->sources[0].root);
 	wait_for_completion(&entered);
 
 	mapping_aliases_remove(&b->aliases);
 	KUNIT_EXPECT_FALSE(test, mapping_aliased(b->sources[0].mapping));
 
-	remover = kthread_create(remove_thread, &removal, "remover");
-	KUNIT_ASSERT_FALSE(test, IS_ERR(remover));
-	get_task_struct(remover);
-	wake_up_process(remover);
+	remover = start(test, remove_thread, &removal);
 	wait_for_completion(&removal.started);
 	complete(&go_on);
 
@@ -547,17 +553,6 @@ static int add_thread(void *data)
 	flush_signals(current);
 	complete(&adder->done);
 	return 0;
-}
-
-static struct task_struct *start(struct kunit *test, int (*fn)(void *data),
-				 void *data)
-{
-	struct task_struct *task = kthread_create(fn, data, "kunit");
-
-	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
-	get_task_struct(task);
-	wake_up_process(task);
-	return task;
 }
 
 /* He waits before he adds the first page of @file. */

@@ -786,16 +786,25 @@ static int punch_thread(void *data)
 	return 0;
 }
 
+/* For kthread_stop_put(). */
+static struct task_struct *start(struct kunit *test, int (*fn)(void *data),
+				 void *data)
+{
+	struct task_struct *task = kthread_create(fn, data, "kunit");
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+	get_task_struct(task);
+	wake_up_process(task);
+	return task;
+}
+
 static void start_puncher(struct kunit *test, struct puncher *puncher,
 			  struct file *file)
 {
 	puncher->file = file;
 	puncher->ret = 1;
 	init_completion(&puncher->done);
-	puncher->task = kthread_create(punch_thread, puncher, "puncher");
-	KUNIT_ASSERT_FALSE(test, IS_ERR(puncher->task));
-	get_task_struct(puncher->task);
-	wake_up_process(puncher->task);
+	puncher->task = start(test, punch_thread, puncher);
 }
 
 static void expect_waits(struct kunit *test, struct puncher *puncher)
@@ -901,10 +910,7 @@ static void pin_during_discard_test(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, -EBUSY, attach_static(other));
 		expect_waits(test, &puncher);
 
-		task = kthread_create(pin_once_thread, &pinning, "pinner");
-		KUNIT_ASSERT_FALSE(test, IS_ERR(task));
-		get_task_struct(task);
-		wake_up_process(task);
+		task = start(test, pin_once_thread, &pinning);
 		msleep(A_WHILE_MS);
 		KUNIT_EXPECT_FALSE(test, completion_done(&pinning.done));
 		folio_unlock(folio);
@@ -938,6 +944,19 @@ static int killed_pin_thread(void *data)
 	return ret;
 }
 
+static int pin_when_killed(struct kunit *test, struct importer *imp)
+{
+	struct pinning pinning = {
+		.imp = imp,
+		.done = COMPLETION_INITIALIZER_ONSTACK(pinning.done),
+	};
+	struct task_struct *task = start(test, killed_pin_thread, &pinning);
+
+	wait_for_completion(&pinning.done);
+	kthread_stop_put(task);
+	return pinning.ret;
+}
+
 /* Whoever is killed waits for nobody. */
 static void killed_pin_test(struct kunit *test)
 {
@@ -945,23 +964,17 @@ static void killed_pin_test(struct kunit *test)
 	struct dma_buf *dmabuf = new_simple_buffer(test, MEMFD_DMABUF_DENY_DISCARD,
 						   file, 1);
 	struct memfd_dmabuf_devices *d = to_devices(dmabuf->priv);
-	struct pinning pinning = {
-		.imp = new_dynamic(test, dmabuf),
-		.done = COMPLETION_INITIALIZER_ONSTACK(pinning.done),
-	};
-	struct task_struct *task;
+	struct importer *imp = new_dynamic(test, dmabuf);
 
+	/* during a discard, and while there may be one that was not told */
 	atomic_inc(&d->nr_discarding);
-	task = kthread_create(killed_pin_thread, &pinning, "pinner");
-	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
-	get_task_struct(task);
-	wake_up_process(task);
-	wait_for_completion(&pinning.done);
-	kthread_stop_put(task);
+	KUNIT_EXPECT_EQ(test, -EINTR, pin_when_killed(test, imp));
 	atomic_dec(&d->nr_discarding);
-	KUNIT_EXPECT_EQ(test, -EINTR, pinning.ret);
-	KUNIT_EXPECT_EQ(test, 0, pin(pinning.imp));
-	unpin(pinning.imp);
+	inode_lock(file_inode(file));
+	KUNIT_EXPECT_EQ(test, -EINTR, pin_when_killed(test, imp));
+	inode_unlock(file_inode(file));
+	KUNIT_EXPECT_EQ(test, 0, pin(imp));
+	unpin(imp);
 	expect_unused(test, file);
 }
 
@@ -998,10 +1011,7 @@ static void starved_pin_test(struct kunit *test)
 	struct task_struct *task;
 	unsigned int i, wrong = 0;
 
-	task = kthread_create(discard_thread, &discarder, "discarder");
-	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
-	get_task_struct(task);
-	wake_up_process(task);
+	task = start(test, discard_thread, &discarder);
 	for (i = 0; i < 20; i++) {
 		int ret = pin(imp);
 
@@ -1417,10 +1427,7 @@ static void info_test(struct kunit *test)
 	unsigned int wrong = 0, failed = 0;
 	struct task_struct *task;
 
-	task = kthread_create(pin_thread, &pinner, "pinner");
-	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
-	get_task_struct(task);
-	wake_up_process(task);
+	task = start(test, pin_thread, &pinner);
 	while (!completion_done(&pinner.done)) {
 		failed += !!memfd_dmabuf_get_info(dmabuf, &info, true);
 		wrong += info.stale_pages > info.pinned_pages;
