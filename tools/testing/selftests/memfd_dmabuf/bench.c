@@ -683,7 +683,7 @@ static void run_unmapped(void)
 	struct source s = scattered(fd, 2 * WORK, 1);
 	unsigned long nr = 0;
 
-	for (unsigned int i = 0; i < 3; i++) {
+	for (unsigned int i = 0; i < sizeof(steps) / sizeof(*steps); i++) {
 		for (; nr < steps[i]; nr++)
 			bufs[nr] = new_buffer(&s, OURS);
 		leave("unmapped", nr, fd, map, 0, tail, WORK);

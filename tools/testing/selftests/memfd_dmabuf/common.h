@@ -197,6 +197,24 @@ static inline int write_file(const char *path, const char *text)
 	return n < 0 ? n : 0;
 }
 
+/* Change a setting, and put what it was into @old[64]: the only word, or that in []. */
+static inline bool choose(const char *path, const char *word, char *old)
+{
+	FILE *f = fopen(path, "re");
+	bool chosen = false;
+	char seen[64];
+
+	if (!f)
+		return false;
+	while (!chosen && fscanf(f, "%63s", seen) == 1) {
+		chosen = *seen == '[';
+		snprintf(old, sizeof(seen), "%s", seen + chosen);
+	}
+	fclose(f);
+	*strchrnul(old, ']') = 0;
+	return !write_file(path, word);
+}
+
 /* The number behind @key in a file of lines "key number", or -1. */
 static inline long read_key(const char *path, const char *key)
 {

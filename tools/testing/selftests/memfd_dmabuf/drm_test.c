@@ -1260,8 +1260,8 @@ static int import_fb(int card, int buf)
 	return fb;
 }
 
-/* Framebuffers have no properties; who asks for them has to know it. */
-static bool is_fb(int card, uint32_t fb)
+/* Whoever asks for its properties hears that it has none, or that it is not there. */
+static bool fb_exists(int card, uint32_t fb)
 {
 	struct drm_mode_obj_get_properties get = {
 		.obj_id = fb,
@@ -1279,20 +1279,20 @@ static bool remove_fb(int card, uint32_t fb)
 
 	if (ioctl(card, DRM_IOCTL_MODE_RMFB, &fb))
 		return false;
-	while (is_fb(card, fb) && now_ms() < deadline)
+	while (fb_exists(card, fb) && now_ms() < deadline)
 		usleep(1000);
-	return !is_fb(card, fb);
+	return !fb_exists(card, fb);
 }
 
 /* The buffer of such a framebuffer is let go of right after it. */
-#define EXPECT_RELEASED(ram) do {					\
-	long _deadline = now_ms() + LONG_MS;				\
-									\
-	while (info(_metadata, ram).pinned_pages &&			\
-	       now_ms() < _deadline)					\
-		usleep(1000);						\
-	EXPECT_EQ(0, info(_metadata, ram).pinned_pages);		\
-} while (0)
+static bool released(struct __test_metadata *_metadata, const struct ram *ram)
+{
+	long deadline = now_ms() + LONG_MS;
+
+	while (info(_metadata, ram).pinned_pages && now_ms() < deadline)
+		usleep(1000);
+	return !info(_metadata, ram).pinned_pages;
+}
 
 struct request {
 	uint32_t objs[3];
@@ -1447,7 +1447,7 @@ FIXTURE_TEARDOWN(vkms)
 	ASSERT_LE(0, _fence);						\
 	EXPECT_TRUE(finished(_fence));					\
 	ASSERT_TRUE(remove_fb(self->kms.card, _target));		\
-	EXPECT_RELEASED(&self->target);					\
+	EXPECT_TRUE(released(_metadata, &self->target));		\
 } while (0)
 
 /* What has been shown: these pages of these versions, and others of others. */
@@ -1665,7 +1665,7 @@ TEST_F(vkms, implicit_fence)
 	ASSERT_TRUE(finished(out));
 	EXPECT_SHOWN(0, 0, 1, 2);
 	ASSERT_TRUE(remove_fb(self->kms.card, target));
-	EXPECT_RELEASED(&self->target);
+	EXPECT_TRUE(released(_metadata, &self->target));
 	close(fence);
 	close(timeline);
 }
@@ -1698,8 +1698,8 @@ TEST_F(vkms, exit)
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
 	self->kms.card = OPEN_CARD("vkms");
-	EXPECT_RELEASED(&self->ram);
-	EXPECT_RELEASED(&self->target);
+	EXPECT_TRUE(released(_metadata, &self->ram));
+	EXPECT_TRUE(released(_metadata, &self->target));
 	EXPECT_PINNED(0);
 	EXPECT_ALL_SHOWN(1);
 }

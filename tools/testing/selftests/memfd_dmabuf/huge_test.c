@@ -1756,24 +1756,6 @@ FIXTURE_VARIANT_ADD(thp, memfd_512k)
 FIXTURE_VARIANT_ADD(thp, memfd_64k)
 { NULL, "hugepages-64kB", false, false };
 
-/* Choose one of the words in a sysfs file, and remember which it was. */
-static void choose(struct __test_metadata *_metadata, const char *path,
-		   const char *word, char *old)
-{
-	FILE *f = fopen(path, "re");
-	char seen[64];
-
-	ASSERT_NE(NULL, f);
-	/* the one in brackets is in force */
-	do {
-		ASSERT_EQ(1, fscanf(f, "%63s", seen));
-	} while (*seen != '[');
-	fclose(f);
-	*strchrnul(seen, ']') = 0;
-	memcpy(old, seen + 1, sizeof(seen) - 1);
-	ASSERT_EQ(0, write_file(path, word));
-}
-
 /* A file, a mapping of it, and all of it in folios of the right size. */
 static void make_thp_file(struct __test_metadata *_metadata, const char *huge,
 			  const char *mthp, bool advise, int *fd, char **owner)
@@ -1781,10 +1763,10 @@ static void make_thp_file(struct __test_metadata *_metadata, const char *huge,
 	char path[128], old[64], defrag[64];
 	unsigned long large = 0;
 
-	choose(_metadata, THP_DIR "defrag", "always", defrag);
+	ASSERT_TRUE(choose(THP_DIR "defrag", "always", defrag));
 	if (mthp) {
 		snprintf(path, sizeof(path), THP_DIR "%s/shmem_enabled", mthp);
-		choose(_metadata, path, "always", old);
+		ASSERT_TRUE(choose(path, "always", old));
 	}
 	*fd = huge ? new_file("tmpfs", huge, FILE_SIZE) : new_memfd(FILE_PAGES);
 	ASSERT_LE(0, *fd);
@@ -1818,7 +1800,7 @@ FIXTURE_SETUP(thp)
 	 * Stops khugepaged: page tables are looked at that it would change.
 	 * Files have settings of their own.
 	 */
-	choose(_metadata, THP_DIR "enabled", "never", self->enabled);
+	ASSERT_TRUE(choose(THP_DIR "enabled", "never", self->enabled));
 	make_thp_file(_metadata, variant->huge, variant->mthp, variant->advise,
 		      &self->fd, &self->owner);
 	ASSERT_EQ(variant->pmd ? FILE_HUGE : 0,

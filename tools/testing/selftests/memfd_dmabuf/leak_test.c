@@ -42,6 +42,7 @@ static char *reserve(unsigned long pages)
 }
 
 FIXTURE(leak) {
+	char enabled[64];	/* as it was */
 	int dev;
 	int memfd;
 	char *file;
@@ -64,7 +65,7 @@ FIXTURE_SETUP(leak)
 	self->dev = open_device();
 	ASSERT_LE(0, self->dev);
 	/* khugepaged would fill holes, and collapses what has large folios */
-	ASSERT_EQ(0, write_file(THP_DIR "enabled", "never"));
+	ASSERT_TRUE(choose(THP_DIR "enabled", "never", self->enabled));
 	ASSERT_EQ(0, write_file(THP_DIR "shmem_enabled",
 				variant->shmem_enabled));
 	if (variant->mthp) {
@@ -97,7 +98,7 @@ FIXTURE_SETUP(leak)
 
 FIXTURE_TEARDOWN(leak)
 {
-	write_file(THP_DIR "enabled", "madvise");
+	write_file(THP_DIR "enabled", self->enabled);
 	munmap(self->file, FILE_PAGES * PAGE);
 	close(self->memfd);
 	close(self->dev);

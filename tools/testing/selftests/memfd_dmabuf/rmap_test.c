@@ -178,6 +178,7 @@ static void view_end(struct __test_metadata *_metadata, struct view *v)
 
 FIXTURE(rmap) {
 	struct view view;
+	char proactive[64], enabled[64];	/* as they were */
 };
 
 FIXTURE_VARIANT(rmap) {
@@ -207,15 +208,15 @@ FIXTURE_SETUP(rmap)
 	 * Pages stay where they are, and on their lists, unless we move them.
 	 * khugepaged would collapse a file that has any large folios.
 	 */
-	ASSERT_EQ(0, write_file(PROACTIVE, "0"));
-	ASSERT_EQ(0, write_file(THP_DIR "enabled", "never"));
+	ASSERT_TRUE(choose(PROACTIVE, "0", self->proactive));
+	ASSERT_TRUE(choose(THP_DIR "enabled", "never", self->enabled));
 	view_begin(_metadata, &self->view, variant->buffer, variant->order);
 }
 
 FIXTURE_TEARDOWN(rmap)
 {
-	write_file(PROACTIVE, "20");
-	write_file(THP_DIR "enabled", "madvise");
+	write_file(PROACTIVE, self->proactive);
+	write_file(THP_DIR "enabled", self->enabled);
 	view_end(_metadata, &self->view);
 	write_file(CGROUP "cgroup.procs", "0");
 	EXPECT_EQ(0, rmdir(CHARGED));
@@ -247,16 +248,10 @@ static bool idle_word(unsigned long pfn, bool mark)
 	return n == 8 && word & bit;
 }
 
-/* What somebody has off its list just now cannot be marked: a few tries. */
 static void mark_idle(struct __test_metadata *_metadata, struct view *v)
 {
-	for (unsigned int i = 0; i < SLOTS; i++) {
-		for (unsigned int n = 0; n < 100; n++) {
-			ASSERT_TRUE(idle_word(folio_of(v, i), true));
-			if (idle_word(folio_of(v, i), false))
-				break;
-		}
-	}
+	for (unsigned int i = 0; i < SLOTS; i++)
+		ASSERT_TRUE(idle_word(folio_of(v, i), true));
 	flush_tlb(v);
 }
 
